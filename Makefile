@@ -1,0 +1,27 @@
+# Everything runs in .venv, which the first target called makes. PYTHON makes it.
+PYTHON ?= python3
+BIN := .venv/bin
+TORCH := 2.13.0
+VLLM := 0.32.0
+# The last release whose Python layer refuses a query descale.
+KERNELS := 0.1.14.1
+
+.PHONY: rerank test lint clean
+
+rerank: .venv/ready
+	@$(BIN)/python examples/rerank.py
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/ready: pyproject.toml Makefile setup_env.sh
+	PYTHON=$(PYTHON) TORCH=$(TORCH) VLLM=$(VLLM) KERNELS=$(KERNELS) ./setup_env.sh
+	@touch $@
+
+clean:
+	rm -rf .venv .models

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shall the plugin run in this process, and why.
+
+`register()` and the command line ask the same question here.
+"""
+
+import functools
+import importlib
+import importlib.util
+import logging
+import os
+from dataclasses import dataclass
+
+from vllm_xpu_fp8_plugin import envs
+
+# Only loggers below "vllm" have a handler in vLLM's processes.
+logger = logging.getLogger("vllm.xpu_fp8_plugin")
+
+XPU_PLATFORM = "vllm_xpu_fp8_plugin.platform.XPUFp8Platform"
+EMULATED_PLATFORM = "vllm_xpu_fp8_plugin.emulation.platform.EmulatedXPUPlatform"
+KERNELS_PIP = "pip install --no-deps vllm-xpu-kernels==0.1.14.1"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the plugin does in this process.
+
+    Attributes:
+        requested: `envs.OFF`, `envs.ON` or `envs.EMULATE`.
+        platform: Import path of the platform class, None if the plugin is inactive.
+        reason: The check that decided, in a sentence.
+        remedy: What to do where the request could not be met, else None.
+
+    """
+
+    requested: str
+    platform: str | None
+    reason: str
+    remedy: str | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether vLLM gets a platform of this package."""
+        return self.platform is not None
+
+
+def decide() -> Decision:
+    """Decide from the environment and the installation.
+
+    Raises:
+        ValueError: ``VLLM_XPU_FP8_PLUGIN`` has a value that is not allowed.
+
+    """
+    requested = envs.PLUGIN.get()
+    setting = f"{envs.PLUGIN.name}={os.environ.get(envs.PLUGIN.name, '')}"
+    if requested == envs.OFF:
+        return Decision(requested, None, setting)
+    if requested == envs.EMULATE:
+        if importlib.util.find_spec("vllm_xpu_kernels") is None:
+            return Decision(
+                requested,
+                None,
+                "the software XPU runs the Python layer of vllm-xpu-kernels, "
+                "which is not installed",
+                f"Install it: {KERNELS_PIP}",
+            )
+        return Decision(requested, EMULATED_PLATFORM, f"{setting}, the software XPU")
+    if failure := _xpu_failure():
+        reason, remedy = failure
+        return Decision(requested, None, reason, remedy)
+    return Decision(requested, XPU_PLATFORM, f"{setting} and vLLM detects an Intel GPU")
+
+
+def _xpu_failure() -> tuple[str, str] | None:
+    """Return why vLLM detects no Intel GPU and what to do, None if it does."""
+    from vllm.platforms import xpu_platform_plugin
+
+    if xpu_platform_plugin() is None:
+        import torch
+
+        if torch.version.xpu is None and not torch.xpu.is_available():
+            return (
+                f"torch {torch.__version__} is not a build for Intel GPUs",
+                "Install vLLM's XPU build with its torch, or set "
+                f"{envs.PLUGIN.name}=emulate to run on the CPU.",
+            )
+        return (
+            "torch.xpu.is_available() is False: no Intel GPU is visible",
+            "Check the driver (`sycl-ls`), the rights on /dev/dri and "
+            "ZE_AFFINITY_MASK.",
+        )
+    try:
+        importlib.import_module("vllm.platforms.xpu")
+    except Exception as e:  # a broken kernel library raises OSError and others
+        return (
+            f"vllm.platforms.xpu does not import ({type(e).__name__}: {e})",
+            "Install the kernel package that this vLLM's requirements/xpu.txt names.",
+        )
+    return None
+
+
+@functools.cache
+def activate() -> str | None:
+    """Decide once a process, say so in one log line, return the platform's path.
+
+    Raises:
+        SystemExit: As `register` says.
+
+    """
+    envs.register_with_vllm()
+    try:
+        decision = decide()
+    except ValueError as e:
+        raise SystemExit(f"vllm-xpu-fp8-plugin: {e}") from None
+    if decision.active:
+        logger.info("XPU FP8 plugin is active: %s.", decision.reason)
+    elif decision.requested == envs.OFF:
+        logger.info("XPU FP8 plugin is inactive: %s.", decision.reason)
+    elif decision.requested == envs.EMULATE:
+        raise SystemExit(
+            f"vllm-xpu-fp8-plugin: {envs.PLUGIN.name}=emulate cannot be met: "
+            f"{decision.reason}. {decision.remedy}"
+        )
+    else:
+        logger.warning(
+            "XPU FP8 plugin is inactive although %s asks for it: %s. %s",
+            envs.PLUGIN.name,
+            decision.reason,
+            decision.remedy,
+        )
+    return decision.platform

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encoder attention on XPU without descales; all else is vLLM's FlashAttention."""
+
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from vllm.v1.attention.backend import AttentionType
+from vllm.v1.attention.backends import flash_attn as upstream
+
+
+def _require(owner: Any, *names: str) -> None:
+    """Fail where the installed vLLM lacks what this module builds on."""
+    if missing := [name for name in names if not hasattr(owner, name)]:
+        raise RuntimeError(
+            f"vllm-xpu-fp8-plugin cannot run with vLLM {version('vllm')}: "
+            f"{owner.__name__} has no {', '.join(missing)}. Update the plugin, or set "
+            "VLLM_XPU_FP8_PLUGIN=0 to run vLLM without it."
+        )
+
+
+_require(
+    upstream,
+    "FlashAttentionBackend",
+    "FlashAttentionImpl",
+    "flash_attn_varlen_func",
+)
+_require(
+    upstream.FlashAttentionBackend,
+    "get_impl_cls",
+    "get_name",
+)
+_require(upstream.FlashAttentionImpl, "_forward_encoder_attention")
+
+# vLLM 0.20 - 0.31.
+HAS_CASCADE = hasattr(upstream, "cascade_attention")
+
+_ENCODER_TYPES = (AttentionType.ENCODER, AttentionType.ENCODER_ONLY)
+
+
+class XPUFp8AttentionImpl(upstream.FlashAttentionImpl):  # type: ignore[misc]
+    """`FlashAttentionImpl` whose encoder attention passes the kernel no descale.
+
+    A descale belongs to a quantised tensor. Encoder attention has no KV cache and,
+    on XPU, no FP8 query, so none of its tensors is quantised (vLLM #39676). Decoder
+    layers run upstream's code.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take upstream's arguments.
+
+        Raises:
+            NotImplementedError: An encoder layer has ALiBi slopes or a logits soft
+                cap: the XPU kernel takes both and uses neither.
+
+        """
+        super().__init__(*args, **kwargs)
+        if self.attn_type not in _ENCODER_TYPES:
+            return
+        ignored = [
+            name
+            for name, value in (
+                ("ALiBi slopes", self.alibi_slopes is not None),
+                ("a logits soft cap", bool(self.logits_soft_cap)),
+            )
+            if value
+        ]
+        if ignored:
+            raise NotImplementedError(
+                f"An encoder layer of this model has {' and '.join(ignored)}, which "
+                "the XPU FlashAttention kernel ignores without an error. Use "
+                "--attention-backend TRITON_ATTN, which computes it."
+            )
+        # vLLM's attention layer would otherwise quantise the query where the KV
+        # cache is FP8 (vLLM before 0.20, and forks of it).
+        self.supports_quant_query_input = False
+        self._window_size = list(self.sliding_window)
+
+    def _forward_encoder_attention(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        output: torch.Tensor,
+        attn_metadata: Any,
+        layer: torch.nn.Module,
+    ) -> torch.Tensor:
+        """Bidirectional attention over ragged sequences, without a KV cache.
+
+        It does not ask for the KV cache's dtype, as upstream does: an encoder layer
+        has no KV cache (vLLM #55048).
+
+        Args:
+            query: shape = [num_encoder_tokens, num_heads, head_size]
+            key: shape = [num_encoder_tokens, num_kv_heads, head_size]
+            value: shape = [num_encoder_tokens, num_kv_heads, head_size]
+            output: shape = [num_encoder_tokens, num_heads, head_size], written
+            attn_metadata: Has ``query_start_loc`` (int32, [num_seqs + 1]) and
+                ``max_query_len``.
+            layer: The attention layer; its scales are not used.
+
+        Returns:
+            `output`
+
+        """
+        cu_seqlens = attn_metadata.query_start_loc
+        max_seqlen = attn_metadata.max_query_len
+        result = upstream.flash_attn_varlen_func(
+            q=query,
+            k=key,
+            v=value,
+            out=output,
+            cu_seqlens_q=cu_seqlens,
+            cu_seqlens_k=cu_seqlens,
+            max_seqlen_q=max_seqlen,
+            max_seqlen_k=max_seqlen,
+            softmax_scale=self.scale,
+            causal=False,
+            window_size=self._window_size,
+            s_aux=self.sinks,
+        )
+        # vllm-xpu-kernels 0.1.10 - 0.1.13.2 return the result of their PyTorch
+        # fallback for a kernel that is not compiled, and leave `out` as it was.
+        if result is not output and result.data_ptr() != output.data_ptr():
+            output.copy_(result.view_as(output))
+        return output
+
+
+class XPUFp8AttentionBackend(upstream.FlashAttentionBackend):  # type: ignore[misc]
+    """`FlashAttentionBackend` with `XPUFp8AttentionImpl`.
+
+    Keeps the name FLASH_ATTN, by which vLLM looks a backend up in its registry.
+    """
+
+    @staticmethod
+    def get_impl_cls() -> type[XPUFp8AttentionImpl]:
+        """Return the implementation class that vLLM makes one of for each layer."""
+        return XPUFp8AttentionImpl

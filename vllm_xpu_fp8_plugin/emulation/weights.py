@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cache of FP8 weights in float32, so that each is converted once."""
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+import psutil
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+# A weight is read at each call and rarely changes; converting it each time would
+# cost more than the product of a decode step.
+_MAX_BYTES = psutil.virtual_memory().total // 2
+
+_Key = tuple[object, ...]
+
+
+class _Entry(NamedTuple):
+    storages: tuple[StorageWeakRef, ...]
+    versions: tuple[int, ...]
+    weight: Tensor
+
+    def alive(self) -> bool:
+        return not any(storage.expired() for storage in self.storages)
+
+
+_cache: OrderedDict[_Key, _Entry] = OrderedDict()
+
+
+def dequantized(b: Tensor, scale: Tensor | None) -> Tensor:
+    """Return ``(b * scale).T`` in float32, as `torch.nn.functional.linear` takes it.
+
+    Args:
+        b: FP8 weight, [K, N], of any strides.
+        scale: One value, [N] values (also as [1, N] or [N, 1]), one a block
+            [K / block_k, N / block_n], or None for 1.
+
+    Returns:
+        [N, K]
+
+    Raises:
+        RuntimeError: `scale` does not fit `b`.
+
+    """
+    sources = (b,) if scale is None else (b, scale)
+    key = tuple(
+        (t.data_ptr(), t.dtype, tuple(t.shape), tuple(t.stride())) for t in sources
+    )
+    # Writing to a weight in place counts its version up.
+    versions = tuple(-1 if t.is_inference() else t._version for t in sources)
+    entry = _cache.get(key)
+    if entry is not None and entry.versions == versions and entry.alive():
+        _cache.move_to_end(key)
+        return entry.weight
+    _cache.pop(key, None)
+    weight = b.t().float().contiguous()
+    if scale is not None:
+        weight.mul_(_expand(scale.float(), *b.shape))
+    storages = tuple(StorageWeakRef(t.untyped_storage()) for t in sources)
+    _evict(weight.nbytes)
+    _cache[key] = _Entry(storages, versions, weight)
+    return weight
+
+
+def release_unused() -> None:
+    """Drop the weights of models that are gone."""
+    for key in [key for key, entry in _cache.items() if not entry.alive()]:
+        del _cache[key]
+
+
+def cached_bytes() -> int:
+    """Return the size of the cache."""
+    return sum(entry.weight.nbytes for entry in _cache.values())
+
+
+def _evict(incoming: int) -> None:
+    release_unused()
+    while _cache and cached_bytes() + incoming > _MAX_BYTES:
+        _cache.popitem(last=False)
+
+
+def _expand(scale: Tensor, k: int, n: int) -> Tensor:
+    """Return `scale` such that it broadcasts over [N, K]."""
+    if scale.numel() == 1:
+        return scale.reshape(())
+    if scale.numel() == n and 1 in (scale.dim(), *scale.shape):
+        return scale.reshape(n, 1)
+    if scale.dim() != 2:
+        raise RuntimeError(
+            f"FP8 product: a scale of shape {list(scale.shape)} does not fit a weight "
+            f"of {k} rows and {n} columns"
+        )
+    rows, columns = scale.shape
+    # The last block of a dimension may be short: blocks are of the next size that
+    # the hardware takes.
+    expanded = scale.t().repeat_interleave(-(-n // columns), dim=0)
+    return expanded.repeat_interleave(-(-k // rows), dim=1)[:n, :k]

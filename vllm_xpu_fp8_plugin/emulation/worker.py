@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM's worker with the CPU as its device."""
+
+import os
+from typing import Any
+
+import psutil
+import torch
+from vllm.logger import init_logger
+from vllm.platforms import current_platform
+from vllm.utils.mem_utils import format_gib
+from vllm.utils.torch_utils import set_random_seed
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+from vllm.v1.worker.gpu_worker import Worker, init_worker_distributed_environment
+from vllm.v1.worker.worker_base import CompilationTimes
+
+logger = init_logger("vllm.xpu_fp8_plugin.worker")
+
+# Tells vLLM's own setting of OMP_NUM_THREADS from a user's.
+_SET_BY_VLLM = "VLLM_OMP_NUM_THREADS_SET_BY_VLLM"
+
+# Leaves most of a laptop to its owner; --kv-cache-memory-bytes takes another amount.
+_MAX_KV_CACHE_BYTES = 4 << 30
+
+
+class EmulatedXPUWorker(Worker):  # type: ignore[misc]
+    """A worker of the software XPU.
+
+    Runs vLLM's `CPUModelRunner`, which is `GPUModelRunner` on CPU tensors.
+    """
+
+    def init_device(self) -> None:
+        """Set up the process group and the model runner."""
+        self.device = torch.device("cpu")
+        _make_accelerator_calls_harmless()
+        logger.info_once(
+            "Device: %s. It computes what an XPU computes, at a CPU's speed.",
+            current_platform.get_device_name(),
+        )
+        init_worker_distributed_environment(
+            self.vllm_config,
+            self.rank,
+            self.distributed_init_method,
+            self.local_rank,
+            current_platform.dist_backend,
+        )
+        set_random_seed(self.model_config.seed)
+        self.model_runner = CPUModelRunner(self.vllm_config, self.device)
+
+    def determine_available_memory(self) -> int:
+        """Return the bytes to use for the KV cache."""
+        if asked := self.cache_config.kv_cache_memory_bytes:
+            return int(asked)
+        size = min(_MAX_KV_CACHE_BYTES, psutil.virtual_memory().available // 4)
+        logger.info("KV cache of the software XPU: %s GiB.", format_gib(size))
+        return int(size // self.parallel_config.world_size)
+
+    def compile_or_warm_up_model(self) -> CompilationTimes:
+        """Compile nothing: the software XPU runs eagerly."""
+        set_random_seed(self.model_config.seed)
+        # vLLM goes down to one thread for serving, since a GPU does the work.
+        if "OMP_NUM_THREADS" not in os.environ or os.environ.get(_SET_BY_VLLM) == "1":
+            cores = len(os.sched_getaffinity(0))
+            torch.set_num_threads(max(1, cores // self.parallel_config.world_size))
+        return CompilationTimes(language_model=0.0, encoder=0.0)
+
+
+def _make_accelerator_calls_harmless() -> None:
+    """Replace what `torch.accelerator` refuses without an accelerator."""
+
+    def nothing(*args: Any, **kwargs: Any) -> int:
+        return 0
+
+    for name in (
+        "empty_cache",
+        "empty_host_cache",
+        "max_memory_allocated",
+        "reset_peak_memory_stats",
+        "synchronize",
+    ):
+        setattr(torch.accelerator, name, nothing)
