@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each outcome of activation, in a process of its own with the real vLLM."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.startup import mirror
+
+pytestmark = pytest.mark.slow
+
+# vLLM's modules import its logger before they ask for the platform.
+PLATFORM = """
+import vllm.logger
+from vllm.platforms import current_platform
+
+current_platform.validate_environ(False)
+print("PLATFORM", type(current_platform).__module__, type(current_platform).__name__)
+print("DEVICE", current_platform.device_type, current_platform.is_xpu())
+"""
+
+
+def run(
+    code: str, value: str | None, path: Path | None = None, **extra: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `code` with ``VLLM_XPU_FP8_PLUGIN`` set to `value`.
+
+    `path` is a site-packages to use in place of the real one.
+    """
+    env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM")}
+    env |= {"VLLM_LOGGING_LEVEL": "INFO", **extra}
+    if value is not None:
+        env["VLLM_XPU_FP8_PLUGIN"] = value
+    options = []
+    if path is not None:
+        env["PYTHONPATH"] = str(path)
+        options = ["-S"]
+    return subprocess.run(
+        [sys.executable, *options, "-c", code],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=path,
+    )
+
+
+def log_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the plugin's own lines."""
+    text = done.stdout + done.stderr
+    return [x for x in text.splitlines() if "XPU FP8 plugin is" in x]
+
+
+def test_unset_leaves_no_trace() -> None:
+    """Catches work, log lines or a platform of ours where the plugin is off."""
+    done = run(PLATFORM, None)
+    assert "PLATFORM vllm.platforms.interface UnspecifiedPlatform" in done.stdout
+    assert log_lines(done) == []
+
+
+def test_off_says_so_and_leaves_vllm_alone() -> None:
+    """Catches "0" taken for true, and a variable that vLLM calls unknown."""
+    done = run(PLATFORM, "0")
+    assert "PLATFORM vllm.platforms.interface UnspecifiedPlatform" in done.stdout
+    assert [x for x in log_lines(done) if "inactive" in x and "INFO" in x]
+    assert "Unknown vLLM environment variable" not in done.stdout + done.stderr
+
+
+def test_off_imports_the_standard_library_only() -> None:
+    """Catches an import of torch or vLLM, or a package, where the plugin is off."""
+    code = """
+import sys
+before = set(sys.modules)
+import vllm_xpu_fp8_plugin
+assert vllm_xpu_fp8_plugin.register() is None
+new = {m.split(".")[0] for m in set(sys.modules) - before}
+print("THIRD", sorted(new - set(sys.stdlib_module_names) - {"vllm_xpu_fp8_plugin"}))
+"""
+    for value in (None, "off"):
+        done = run(code, value)
+        assert "THIRD []" in done.stdout, done.stdout + done.stderr
+
+
+def test_on_without_a_gpu_warns_and_goes_on_without_the_plugin() -> None:
+    """Catches a platform forced on a host without an Intel GPU, or silence about it."""
+    done = run(PLATFORM, "1")
+    assert "PLATFORM vllm.platforms.interface UnspecifiedPlatform" in done.stdout
+    lines = log_lines(done)
+    assert len(lines) == 1, "one line a process, though vLLM calls twice"
+    assert "WARNING" in lines[0]
+    assert "not a build for Intel GPUs" in lines[0]
+    assert "VLLM_XPU_FP8_PLUGIN=emulate" in lines[0]
+
+
+def test_on_with_a_gpu_hands_out_the_platform() -> None:
+    """Catches an XPU host on which the plugin stays inactive.
+
+    Stands in for torch's view of the device and for the compiled modules only.
+    """
+    code = (
+        """
+import torch
+from vllm_xpu_fp8_plugin import emulation
+emulation.install()
+torch.xpu.is_available = lambda: True
+"""
+        + PLATFORM
+    )
+    done = run(code, "1")
+    assert "PLATFORM vllm_xpu_fp8_plugin.platform XPUFp8Platform" in done.stdout
+    assert "DEVICE xpu True" in done.stdout
+    assert [x for x in log_lines(done) if "active" in x and "INFO" in x]
+
+
+def test_emulate_hands_out_the_software_xpu() -> None:
+    """Catches a software XPU that vLLM does not take for an XPU."""
+    done = run(PLATFORM, "EMULATE")
+    assert "emulation.platform EmulatedXPUPlatform" in done.stdout
+    assert "DEVICE cpu True" in done.stdout
+    assert len(log_lines(done)) == 1
+
+
+@pytest.mark.parametrize("value", ["yes", "emulated"])
+def test_unknown_value_ends_vllm_with_a_message(value: str) -> None:
+    """Catches a typing error after which vLLM goes on without what was asked for."""
+    done = run(PLATFORM, value)
+    assert done.returncode == 1
+    assert f"VLLM_XPU_FP8_PLUGIN={value!r}" in done.stderr
+    assert "0, off, false" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_emulate_without_the_kernel_package_names_the_pip_command(
+    tmp_path: Path,
+) -> None:
+    """Catches a traceback, or a silent CPU run, where the kernel package is missing."""
+    path = mirror(tmp_path / "site", True, without="vllm_xpu_kernels")
+    done = run(PLATFORM, "emulate", path)
+    assert done.returncode == 1
+    assert "pip install --no-deps vllm-xpu-kernels" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x7fELF" + b"\0" * 5000])
+def test_broken_kernel_package_is_named(content: bytes | None, tmp_path: Path) -> None:
+    """Catches a damaged installation that ends in a traceback or in missing ops."""
+    path = mirror(tmp_path / "site", True, without="vllm_xpu_kernels")
+    package = path / "vllm_xpu_kernels"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    if content is not None:
+        (package / "_vllm_fa2_C.abi3.so").write_bytes(content)
+    done = run(PLATFORM, "emulate", path)
+    assert done.returncode == 1
+    assert "einstall" in done.stderr
+    assert str(package) in done.stderr
+    assert "Traceback" not in done.stderr

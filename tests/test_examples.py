@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examples, as a user runs them."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+
+def environment() -> dict[str, str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM")}
+    return {**env, "PATH": f"{BIN}:{env['PATH']}", "COLUMNS": "80"}
+
+
+def rerank(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "examples/rerank.py", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_rerank_ranks_the_right_passage_first() -> None:
+    """Catches the main job failing, printing noise, or not fitting 80 columns."""
+    done = rerank()
+    assert done.returncode == 0, done.stderr
+    assert "Platform:  Emulated Intel XPU (software)" in done.stdout
+    assert "24 linear layers" in done.stdout
+    assert "\x1b" not in done.stdout, "no colour in a pipe"
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    best = re.findall(r"^ +1 │ +[\d.]+ │ (.*?) *$", done.stdout, re.MULTILINE)
+    assert len(best) == 12
+    assert best[0] == "The capital of France is Paris."
+    assert best[6].startswith("Clicking noises")
+    assert "WARNING" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_rerank_takes_query_and_documents(tmp_path: Path, minilm: str) -> None:
+    """Catches arguments that are read and not used."""
+    documents = tmp_path / "documents.jsonl"
+    documents.write_text('{"text": "A cat sleeps."}\n\n{"text": "It rains a lot."}\n')
+    done = rerank(
+        "--model", minilm, "--query", "weather", "--documents", str(documents)
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.index("It rains") < done.stdout.index("A cat")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "content", "message"),
+    [
+        (["--query", "q"], None, "--query and --documents go together"),
+        (["--query", " ", "--documents", "FILE"], '{"text": "a"}', "--query is empty"),
+        (["--query", "q", "--documents", "FILE"], None, "cannot read"),
+        (["--query", "q", "--documents", "FILE"], "", "no documents"),
+        (["--query", "q", "--documents", "FILE"], '{"text": ""}', "document 1 has no"),
+        (["--query", "q", "--documents", "FILE"], '{"text": 3}', "document 1 has no"),
+        (["--query", "q", "--documents", "FILE"], '{"text": "a"}\n{', "jsonl:2: not J"),
+        (["--query", "q", "--documents", "FILE"], "[1]", "JSON object is needed"),
+        (["--model", "./no/such/folder"], None, "no such folder"),
+    ],
+)
+def test_rerank_bad_input_ends_with_one_line(
+    arguments: list[str], content: str | None, message: str, tmp_path: Path
+) -> None:
+    """Catches a traceback, or an engine started for input that cannot work."""
+    file = tmp_path / "d.jsonl"
+    if content is not None:
+        file.write_text(content)
+    done = rerank(*(str(file) if a == "FILE" else a for a in arguments))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Start examples/serve.sh on a free port and return its address."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    process = subprocess.Popen(
+        ["examples/serve.sh", "--host", "127.0.0.1", "--port", str(port)],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            assert process.poll() is None, process.communicate()[0][-4000:]
+            try:
+                if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(1)
+        else:
+            pytest.fail("the server was not up after four minutes")
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_cohere_client_gets_a_ranking_from_the_server(server: str) -> None:
+    """Catches a server that does not answer as Cohere's SDK expects."""
+    done = subprocess.run(
+        [sys.executable, "examples/client.py", "--url", server],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "What is the capital of France?"
+    assert lines[1].endswith("The capital of France is Paris.")
+    assert len(lines) == 5
+
+
+@pytest.mark.slow
+def test_server_answers_bad_requests_with_a_4xx(server: str) -> None:
+    """Catches an engine that dies of a bad request."""
+    for body in (
+        {"model": "reranker", "query": "q", "documents": []},
+        {"model": "other", "query": "q", "documents": ["a"]},
+        {"model": "reranker", "documents": ["a"]},
+    ):
+        response = httpx.post(f"{server}/v2/rerank", json=body, timeout=60)
+        assert 400 <= response.status_code < 500, (body, response.text)
+    assert httpx.get(f"{server}/health", timeout=60).status_code == 200
+
+
+def test_client_without_a_server_says_so() -> None:
+    """Catches a traceback where the server is down."""
+    done = subprocess.run(
+        [sys.executable, "examples/client.py", "--url", "http://127.0.0.1:9"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "Is the server up?" in done.stderr
+    assert "Traceback" not in done.stderr
