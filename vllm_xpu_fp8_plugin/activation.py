@@ -113,14 +113,39 @@ def activate() -> str | None:
     except (ValueError, kernels.KernelPackageError) as e:
         raise SystemExit(f"vllm-xpu-fp8-plugin: {e}") from None
     if decision.active:
-        logger.info("XPU FP8 plugin is active: %s.", decision.reason)
+        _log(logging.INFO, f"XPU FP8 plugin is active: {decision.reason}.")
     elif decision.requested == envs.OFF:
-        logger.info("XPU FP8 plugin is inactive: %s.", decision.reason)
+        _log(logging.INFO, f"XPU FP8 plugin is inactive: {decision.reason}.")
     else:
-        logger.warning(
-            "XPU FP8 plugin is inactive although %s asks for it: %s. %s",
-            envs.PLUGIN.name,
-            decision.reason,
-            decision.remedy,
+        _log(
+            logging.WARNING,
+            f"XPU FP8 plugin is inactive although {envs.PLUGIN.name} asks for it: "
+            f"{decision.reason}. {decision.remedy}",
         )
     return decision.platform
+
+
+def _log(level: int, message: str) -> None:
+    """Log below "vllm", or to stderr where vLLM has not set up its handler yet.
+
+    Since 0.32 vLLM sets it up when the engine starts, after it has asked for the
+    platform: an INFO line from here would be lost.
+    """
+    if logger.hasHandlers():
+        logger.log(level, message)
+        return
+    threshold = logging.getLevelName(
+        os.environ.get("VLLM_LOGGING_LEVEL", "INFO").upper()
+    )
+    # A name that logging does not know comes back as a string; vLLM refuses it.
+    if isinstance(threshold, str) or level >= threshold:
+        handler = logging.StreamHandler()
+        handler.setFormatter(
+            logging.Formatter(
+                "%(levelname)s %(asctime)s [xpu_fp8_plugin] %(message)s",
+                "%m-%d %H:%M:%S",
+            )
+        )
+        handler.handle(
+            logging.LogRecord(logger.name, level, __file__, 0, message, None, None)
+        )

@@ -23,8 +23,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # Tells vLLM's own setting of OMP_NUM_THREADS from a user's.
 _SET_BY_VLLM = "VLLM_OMP_NUM_THREADS_SET_BY_VLLM"
 
-# Leaves most of a laptop to its owner; --kv-cache-memory-bytes takes another amount.
-_MAX_KV_CACHE_BYTES = 4 << 30
+# Filling it takes seconds at start; --kv-cache-memory-bytes takes another amount.
+_KV_CACHE_BYTES = 1 << 30
 
 
 class EmulatedXPUWorker(Worker):  # type: ignore[misc]
@@ -56,9 +56,15 @@ class EmulatedXPUWorker(Worker):  # type: ignore[misc]
         """Return the bytes to use for the KV cache."""
         if asked := self.cache_config.kv_cache_memory_bytes:
             return int(asked)
-        size = min(_MAX_KV_CACHE_BYTES, psutil.virtual_memory().available // 4)
+        # Room for one sequence of the model's greatest length at the least.
+        longest = sum(
+            spec.max_memory_usage_bytes(self.vllm_config)
+            for spec in self.get_kv_cache_spec().values()
+        )
+        available = psutil.virtual_memory().available // self.parallel_config.world_size
+        size = min(max(_KV_CACHE_BYTES, int(1.1 * longest)), available // 2)
         logger.info("KV cache of the software XPU: %s GiB.", format_gib(size))
-        return int(size // self.parallel_config.world_size)
+        return int(size)
 
     def compile_or_warm_up_model(self) -> CompilationTimes:
         """Compile nothing: the software XPU runs eagerly."""
