@@ -12,7 +12,8 @@ rerank: .venv/ready
 	@$(BIN)/python examples/rerank.py
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not alone"
+	$(BIN)/python -m pytest -q -m alone
 
 lint: .venv/ready
 	$(BIN)/ruff check .

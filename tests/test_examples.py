@@ -34,10 +34,18 @@ def rerank(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def reranked() -> subprocess.CompletedProcess[str]:
+    """Return the main job's output."""
+    return rerank()
+
+
 @pytest.mark.slow
-def test_rerank_ranks_the_right_passage_first() -> None:
+def test_rerank_ranks_the_right_passage_first(
+    reranked: subprocess.CompletedProcess[str],
+) -> None:
     """Catches the main job failing, printing noise, or not fitting 80 columns."""
-    done = rerank()
+    done = reranked
     assert done.returncode == 0, done.stderr
     assert "Platform:  Emulated Intel XPU (software)" in done.stdout
     assert "24 linear layers" in done.stdout
@@ -48,6 +56,24 @@ def test_rerank_ranks_the_right_passage_first() -> None:
     assert best[0] == "The capital of France is Paris."
     assert best[6].startswith("Clicking noises")
     assert "WARNING" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_readme_shows_what_rerank_prints(
+    reranked: subprocess.CompletedProcess[str],
+) -> None:
+    """Catches a transcript that is not one; scores may differ by rounding."""
+    readme = (ROOT / "README.md").read_text()
+    shown = re.search(r"```text\n(Platform:.*?)```", readme, re.DOTALL)
+    assert shown
+    score = re.compile(r"(?<=│ )\d\.\d{3}(?= │)")
+    expected = shown[1].splitlines()
+    printed = [x.rstrip() for x in reranked.stdout.splitlines()][: len(expected)]
+    assert [score.sub("", x) for x in printed] == [score.sub("", x) for x in expected]
+    scores = [
+        [float(s) for s in score.findall("\n".join(x))] for x in (printed, expected)
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=0.01)
 
 
 @pytest.mark.slow

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks run, and what they measure holds."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
+
+def benchmark(name: str, *arguments: str) -> dict[str, float]:
+    """Run ``benchmarks/NAME.py --json`` and return what it printed."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM")}
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{name}.py", "--json", *arguments],
+        cwd=Path(__file__).parent.parent,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def test_encoder_dispatch_is_at_least_eight_times_cheaper() -> None:
+    """Catches host work that creeps into the encoder's hot path."""
+    result = benchmark("encoder_dispatch")
+    assert set(result) == {"upstream_us", "plugin_us", "ratio"}
+    assert result["ratio"] >= 8
+
+
+def test_off_costs_less_than_a_millisecond() -> None:
+    """Catches imports or work in every vLLM process of a user who has it off."""
+    result = benchmark("startup", "--rounds", "3")
+    assert result["register_off_ms"] < 1
+    # Three rounds do not resolve a per cent; fifteen gave the README's figure.
+    assert result["ratio"] < 1.1
+
+
+def test_emulated_fp8_is_faster_than_transformers() -> None:
+    """Catches a software XPU too slow to be of use."""
+    result = benchmark("throughput", "--texts", "192", "--rounds", "2")
+    assert {"emulated_fp8", "transformers_fp32", "ratio"} <= set(result)
+    assert result["ratio"] >= 1.2
