@@ -66,7 +66,16 @@ PLUGIN = EnvVar(
     "the CPU, on the software XPU.",
 )
 
-ENV_VARS = (PLUGIN,)
+EMULATE_COVERAGE = EnvVar(
+    "VLLM_XPU_FP8_EMULATE_COVERAGE",
+    {OFF: ("0", "off", "false"), ON: ("1", "on", "true")},
+    OFF,
+    "on: the software XPU refuses an encoder or prefill attention call for which "
+    "the installed vllm-xpu-kernels holds no compiled kernel, as an Intel GPU would, "
+    "so that the kernel package's own fallback runs.",
+)
+
+ENV_VARS = (PLUGIN, EMULATE_COVERAGE)
 
 
 def register_with_vllm() -> None:
