@@ -21,7 +21,7 @@ _CACHE_NAMESPACE, _FIRST_CACHE_OP = "_C_cache_ops", "reshape_and_cache"
 _ARROW = b"->"
 _TYPE = rb"(?:Tensor|int|float|bool|str|ScalarType)\b"
 _SCHEMA = re.compile(
-    rb"(\w+)\((?:\s*" + _TYPE + rb".*)?\)\s*->\s*(?:" + _TYPE + rb"|\().*", re.DOTALL
+    rb"(\w+)\((?: ?" + _TYPE + rb".*)?\) ?-> ?(?:" + _TYPE + rb"|\().*"
 )
 
 
@@ -99,18 +99,24 @@ def _library(folder: Path, name: str) -> Path | None:
 
 def _schemas_in(path: Path) -> list[tuple[str, str]]:
     """Return (op name, schema) for each schema string in a library, in its order."""
-    found = []
     if path.stat().st_size == 0:
         return []
     with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m:
-        end = 0
-        while (arrow := m.find(_ARROW, end)) >= 0:
-            start = m.rfind(b"\0", end, arrow) + 1
-            end = m.find(b"\0", arrow)
-            if end < 0:
-                break
-            # Schemas run to some hundred characters, symbol names to many thousand.
-            text = m[start:end] if end - start < 4096 else b""
-            if match := _SCHEMA.fullmatch(text):
-                found.append((match[1].decode(), " ".join(text.decode().split())))
+        return schemas_in(m)
+
+
+def schemas_in(library: bytes | mmap.mmap) -> list[tuple[str, str]]:
+    """Return (op name, schema) for each schema string in a library, in its order."""
+    found = []
+    end = 0
+    while (arrow := library.find(_ARROW, end)) >= 0:
+        start = library.rfind(b"\0", end, arrow) + 1
+        end = library.find(b"\0", arrow)
+        if end < 0:
+            break
+        # Schemas run to some hundred characters, symbol names to many thousand.
+        text = library[start:end] if end - start < 4096 else b""
+        schema = b" ".join(text.split())
+        if match := _SCHEMA.fullmatch(schema):
+            found.append((match[1].decode(), schema.decode("ascii", "replace")))
     return found
