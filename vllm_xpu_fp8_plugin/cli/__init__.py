@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from vllm_xpu_fp8_plugin import __version__
 
-_COMMANDS: tuple[str, ...] = ()
+_COMMANDS: tuple[str, ...] = ("verify",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both arms are to compute, made by the first of them.
+
+A plan is a dict that goes through JSON: ``task``, ``page``, ``items`` (texts, pairs of
+texts or token ids), ``order`` (of the items in a batch), ``rankings``, ``lengths``
+(token ids for the length sweep), ``alone`` (indices of items to run alone as well),
+``max_tokens`` and, when the reference has run, ``forced`` (token ids to score) and
+``starts`` (how many tokens of each are the prompt).
+"""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+SCORE, EMBED, CLASSIFY, GENERATE = "score", "embed", "classify", "generate"
+
+# The block size of the XPU attention kernels; a multiple of the others'.
+PAGE = 64
+_ALONE = 4
+
+_NEEDED = {
+    SCORE: '{"query", "documents"}',
+    EMBED: '{"text"} or {"query", "documents"}',
+    CLASSIFY: '{"text"}',
+    GENERATE: '{"prompt"}',
+}
+
+# Text -> token ids; the second argument says whether to add special tokens.
+Encode = Callable[[str, bool], list[int]]
+
+
+def make(
+    task: str,
+    data: dict[str, Any],
+    encode: Encode,
+    *,
+    longest: int,
+    page: int,
+    max_tokens: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the plan for a task.
+
+    Args:
+        task: `SCORE`, `EMBED`, `CLASSIFY` or `GENERATE`.
+        data: ``rankings``, ``texts`` and ``prompts``.
+        encode: The model's tokenizer.
+        longest: The most tokens that an input may have.
+        page: Tokens a page of the KV cache.
+        max_tokens: Tokens to generate for each prompt.
+        seed: Fixes the order of the items and the text of the length sweep.
+
+    Raises:
+        ValueError: The data has nothing for this task.
+
+    """
+    rankings: list[dict[str, Any]] = data["rankings"]
+    texts = [t for r in rankings for t in (r["query"], *r["documents"])]
+    items: list[Any]
+    if task == SCORE:
+        items = [[r["query"], d] for r in rankings for d in r["documents"]]
+    elif task == GENERATE:
+        # At the least a token to start from, at the most what leaves room.
+        room = max(1, longest - max_tokens)
+        items = [encode(p, True)[-room:] or [0] for p in data["prompts"]]
+    elif task == EMBED:
+        items = list(dict.fromkeys([*texts, *data["texts"]]))
+    else:
+        items = data["texts"] or (texts if data.get("builtin") else [])
+    if not items:
+        raise ValueError(
+            f"The model's task is {task!r}, and the data has no line for it. "
+            f"Needed: {_NEEDED[task]}."
+        )
+    page = max(page, PAGE)
+    source = items if task == CLASSIFY else [*texts, *data["texts"], *data["prompts"]]
+    sweep = lengths(page, longest - (1 if task == GENERATE else 0))
+    order = list(range(len(items)))
+    random.Random(seed).shuffle(order)
+    return {
+        "task": task,
+        "page": page,
+        "rankings": rankings if task in (SCORE, EMBED) else [],
+        "items": items,
+        "order": order,
+        "lengths": cut(source, encode, sweep, seed),
+        "alone": sorted(order[:_ALONE]),
+        "max_tokens": max_tokens,
+    }
+
+
+def lengths(page: int, longest: int) -> list[int]:
+    """Return the lengths of the sweep.
+
+    Every length up to a page and one more, since a fault may sit at any remainder;
+    multiples of the page and one either side; the longest that fits.
+    """
+    around = [m * page + d for m in (1, 2, 3, 4) for d in (-1, 0, 1)]
+    wanted = {*range(1, page + 2), *around, longest}
+    return sorted(n for n in wanted if 0 < n <= longest)
+
+
+def cut(
+    texts: list[str], encode: Encode, sizes: list[int], seed: int
+) -> list[list[int]]:
+    """Return a token sequence of each size, cut from the texts.
+
+    Special tokens stay at the ends where they fit, as the model knows them.
+    """
+    order = list(texts)
+    random.Random(seed).shuffle(order)
+    ids = [token for text in order for token in encode(text, False)] or [0]
+    body = ids * (1 + 2 * max(sizes, default=0) // len(ids))
+    probe, full = encode(order[0], False), encode(order[0], True)
+    head = next((i for i, t in enumerate(full) if probe and t == probe[0]), 0)
+    prefix, suffix = full[:head], full[head + len(probe) :]
+    around = len(prefix) + len(suffix)
+    sequences = []
+    for i, size in enumerate(sizes):
+        # Each from another place: equal beginnings could come from a cache.
+        start = i % max(1, len(body) - size)
+        if size > around:
+            middle = body[start : start + size - around]
+            sequences.append([*prefix, *middle, *suffix])
+        else:
+            sequences.append(body[start : start + size])
+    return sequences

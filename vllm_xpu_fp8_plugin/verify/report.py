@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report for people: a table, and a picture."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_STYLE = {"pass": "bold green", "drift": "bold yellow", "alarm": "bold red"}
+_SAID = {
+    "pass": "PASS: the candidate gives the reference's answers.",
+    "drift": "DRIFT: the answers differ by more than FP8's rounding explains.",
+    "alarm": "ALARM: the answers are wrong in a way that no rounding explains.",
+}
+
+# How many rankings are shown in the picture, those that changed most.
+_SHOWN = 8
+
+
+def show(report: dict[str, Any], console: Console) -> None:
+    """Print the verdict and what it rests on."""
+    name = Path(report["model"]).name if Path(report["model"]).is_dir() else None
+    console.print(f"Model:      {escape(name or report['model'])}")
+    console.print(f"Task:       {report['task']}, {report['items']} items")
+    for role, a in report["arms"].items():
+        weights = a["quantization"] or "not quantised"
+        console.print(f"{role.capitalize() + ':':11} {a['device']}, {a['dtype']},")
+        console.print(f"            weights {weights}, KV cache {a['kv_cache_dtype']}")
+    table = Table(show_edge=False, pad_edge=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_column("allowed")
+    table.add_column("")
+    for check in report["checks"]:
+        table.add_row(*_row(check))
+    console.print()
+    console.print(table)
+    console.print()
+    for check in report["checks"]:
+        if not check["passed"]:
+            console.print(f"{check['kind'].upper()} {_sentence(check)}", style="red")
+    verdict = report["verdict"]
+    console.print(_SAID[verdict], style=_STYLE[verdict])
+    _show_speed(report, console)
+
+
+def _row(check: dict[str, Any]) -> tuple[str, ...]:
+    sign = "≥" if check["bound"] == "at least" else "≤"
+    result = "ok" if check["passed"] else f"[red]{check['kind']}[/]"
+    if check["remark"]:
+        result += f"  {check['remark']}"
+    limit = "any" if check["limit"] is None else f"{sign} {check['limit']:g}"
+    return check["name"], number(check["value"]), limit, result
+
+
+def _sentence(check: dict[str, Any]) -> str:
+    remark = f" ({check['remark']})" if check["remark"] else ""
+    return (
+        f"{check['name']}: {check['meaning']} is {number(check['value'])}{remark}, "
+        f"allowed is {check['bound']} {number(check['limit'])}."
+    )
+
+
+def number(value: float | None) -> str:
+    """Return a value at three significant digits."""
+    if value is None:
+        return "not finite"
+    return f"{value:.4f}" if 0.001 <= abs(value) < 10 else f"{value:.3g}"
+
+
+def _show_speed(report: dict[str, Any], console: Console) -> None:
+    if report["speed"] is None:
+        console.print("No speed is shown: the speed of wrong answers is meaningless.")
+        return
+    speeds = {name: report["speed"][name] for name in ("reference", "candidate")}
+    unit = speeds["candidate"]["unit"]
+    console.print()
+    if report["speed"]["emulated"]:
+        console.print("Speed of the software XPU on this CPU; not an XPU's:")
+    first = "first token" if unit == "tokens/s" else "one item"
+    table = Table(show_edge=False, pad_edge=False, box=None, padding=(0, 2, 0, 0))
+    for name in ("speed", unit, f"{first}, ms", "peak memory, GiB"):
+        table.add_column(name, justify="left" if name == "speed" else "right")
+    for name, speed in speeds.items():
+        table.add_row(
+            name,
+            f"{speed['throughput']:.1f}",
+            f"{speed['latency_s'] * 1000:.1f}",
+            f"{speed['peak_memory_bytes'] / 2**30:.2f}",
+        )
+    console.print(table)
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Write the picture: values against each other, rankings side by side.
+
+    Legible in black and white: what differs has another shape, not only a colour.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    pairs = report["pairs"]
+    both = [
+        (x, y)
+        for x, y in zip(pairs["reference"], pairs["candidate"], strict=True)
+        if x is not None and y is not None
+    ]
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10, 4.8), dpi=150, layout="constrained"
+    )
+    what = {
+        "score": "score",
+        "embed": "cosine",
+        "classify": "probability of the reference's label",
+        "generate": "logprob of the reference's tokens",
+    }[report["task"]]
+    if both:
+        x, y = zip(*both, strict=True)
+        ends = min(*x, *y), max(*x, *y)
+        left.plot(ends, ends, color="0.6", linewidth=1, zorder=1)
+        left.scatter(x, y, s=9, facecolors="none", edgecolors="black", linewidths=0.6)
+    lost = len(pairs["reference"]) - len(both)
+    left.set_title(what + (f" ({lost} not finite, not shown)" if lost else ""))
+    left.set_xlabel("reference")
+    left.set_ylabel("candidate")
+    left.set_aspect("equal", adjustable="datalim")
+    if pairs.get("sizes"):
+        _draw_rankings(right, pairs)
+    else:
+        right.hist([b - a for a, b in both], bins=40, color="0.4")
+        right.set_title("candidate - reference")
+        right.set_xlabel(what)
+        right.set_ylabel("count")
+    title = f"{Path(str(report['model'])).name}: {report['verdict']}"
+    if report["alarms"]:
+        title += f" ({', '.join(report['alarms'])})"
+    figure.suptitle(title, fontweight="bold")
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _draw_rankings(axes: Any, pairs: dict[str, Any]) -> None:
+    """Draw the rankings that changed most: a line from rank to rank a document."""
+    start, rankings = 0, []
+    for size in map(int, pairs["sizes"]):
+        part = slice(start, start + size)
+        rankings.append([_places(pairs[x][part]) for x in ("reference", "candidate")])
+        start += size
+    moved = [sum(abs(a - b) for a, b in zip(*r, strict=True)) for r in rankings]
+    worst = sorted(range(len(rankings)), key=lambda i: -moved[i])[:_SHOWN]
+    most = 0
+    for column, i in enumerate(sorted(worst)):
+        for a, b in zip(*rankings[i], strict=True):
+            changed = a != b
+            axes.plot(
+                [column + 0.2, column + 0.8],
+                [a, b],
+                color="black" if changed else "0.7",
+                linestyle="--" if changed else "-",
+                marker="o",
+                markersize=3,
+                linewidth=1,
+            )
+            most = max(most, a, b)
+    kept = sum(not m for m in moved)
+    axes.set_title(f"ranks, reference → candidate ({kept} of {len(moved)} unchanged)")
+    axes.set_xticks([c + 0.5 for c in range(len(worst))])
+    axes.set_xticklabels([str(i + 1) for i in sorted(worst)])
+    axes.set_xlabel("ranking, those that changed most; dashed: the rank changed")
+    axes.set_ylim(min(most, 20) + 0.5, 0.5)
+    axes.set_ylabel("rank")
+
+
+def _places(scores: list[float | None]) -> list[int]:
+    order = sorted(
+        range(len(scores)),
+        key=lambda i: (scores[i] is None, -(scores[i] or 0.0)),
+    )
+    places = [0] * len(scores)
+    for place, i in enumerate(order, start=1):
+        places[i] = place
+    return places
