@@ -8,6 +8,8 @@ os.environ["VLLM_XPU_FP8_PLUGIN"] = "emulate"
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Each core has a test of its own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
 from pathlib import Path

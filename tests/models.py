@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small models with seeded random weights, of architectures that no package ships."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -80,3 +83,75 @@ def token_ids(lengths: list[int]) -> list[list[int]]:
     """Return seeded random token sequences of the given lengths."""
     generator = torch.Generator().manual_seed(1)
     return [torch.randint(5, 500, (n,), generator=generator).tolist() for n in lengths]
+
+
+def quantize_checkpoint(source: str, folder: Path, kind: str) -> tuple[str, str]:
+    """Write an FP8 checkpoint of `source`, and what it means in float32.
+
+    Args:
+        source: A folder with a model in float32.
+        folder: Two folders are made in it.
+        kind: "channel": compressed-tensors with a scale for each output channel and
+            dynamic scales for each token. "block": FP8 with a scale for each block of
+            128 x 128 weights, as DeepSeek's.
+
+    Returns:
+        The folders of the FP8 checkpoint and of the same weights in float32.
+
+    """
+    tensors = load_file(Path(source) / "model.safetensors")
+    fp8: dict[str, torch.Tensor] = {}
+    for name, weight in tensors.items():
+        if weight.dim() != 2 or "proj" not in name:
+            fp8[name] = weight
+            continue
+        rows, columns = weight.shape
+        if kind == "channel":
+            scale = weight.abs().amax(dim=1, keepdim=True) / 448
+            fp8[f"{name}_scale"] = expanded = scale
+        else:
+            blocks = weight.view(rows // 128, 128, columns // 128, 128)
+            scale = blocks.abs().amax(dim=(1, 3)) / 448
+            fp8[f"{name}_scale_inv"] = scale
+            expanded = scale.repeat_interleave(128, 0).repeat_interleave(128, 1)
+        fp8[name] = (weight / expanded).to(torch.float8_e4m3fn)
+        tensors[name] = fp8[name].float() * expanded
+    for suffix, content in (("fp8", fp8), ("float32", tensors)):
+        shutil.copytree(source, folder / suffix)
+        save_file(content, folder / suffix / "model.safetensors", {"format": "pt"})
+    path = folder / "fp8" / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"] = _QUANTIZATION_CONFIGS[kind]
+    path.write_text(json.dumps(config))
+    return str(folder / "fp8"), str(folder / "float32")
+
+
+def _float8(strategy: str, dynamic: bool) -> dict[str, Any]:
+    return {
+        "num_bits": 8,
+        "type": "float",
+        "strategy": strategy,
+        "symmetric": True,
+        "dynamic": dynamic,
+    }
+
+
+_QUANTIZATION_CONFIGS: dict[str, dict[str, Any]] = {
+    "channel": {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "ignore": ["lm_head"],
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": _float8("channel", dynamic=False),
+                "input_activations": _float8("token", dynamic=True),
+            }
+        },
+    },
+    "block": {
+        "quant_method": "fp8",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [128, 128],
+    },
+}

@@ -108,7 +108,7 @@ def test_decoder_is_token_identical_to_upstream(
     ours = run_engine(llm=llm, prompts=prompts)
     theirs = run_engine(llm=llm, prompts=prompts, upstream=True)
     assert ours["error"] is None
-    assert all(len(tokens) == 32 for tokens in ours["out"])
+    assert all(len(done["tokens"]) == 32 for done in ours["out"])
     assert ours["out"] == theirs["out"]
     assert ours["calls"] == theirs["calls"]
     assert {tuple(c["descales"]) for c in ours["calls"]} == {("k", "v")}

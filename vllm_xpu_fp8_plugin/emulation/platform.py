@@ -13,6 +13,7 @@ emulation.install()
 import psutil
 import torch
 
+from vllm_xpu_fp8_plugin.emulation import host
 from vllm_xpu_fp8_plugin.platform import XPUFp8Platform
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ class EmulatedXPUPlatform(XPUFp8Platform):
     def get_device_communicator_cls(cls) -> str:
         """Return vLLM's CPU communicator, over gloo."""
         return "vllm.distributed.device_communicators.cpu_communicator.CpuCommunicator"
+
+    @classmethod
+    def register_triton_kernel_overrides(cls) -> None:
+        """Replace the Triton kernel that is slowest in the interpreter."""
+        host.use_slot_mapping()
 
     @classmethod
     def check_and_update_config(cls, vllm_config: "VllmConfig") -> None:

@@ -15,6 +15,8 @@ from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker, init_worker_distributed_environment
 from vllm.v1.worker.worker_base import CompilationTimes
 
+from vllm_xpu_fp8_plugin.emulation import host
+
 logger = init_logger("vllm.xpu_fp8_plugin.worker")
 
 # glibc's malloc.h.
@@ -38,6 +40,7 @@ class EmulatedXPUWorker(Worker):  # type: ignore[misc]
         self.device = torch.device("cpu")
         _make_accelerator_calls_harmless()
         _keep_freed_memory()
+        host.use_unquantized_gemm()
         logger.info_once(
             "Device: %s. It computes what an XPU computes, at a CPU's speed.",
             current_platform.get_device_name(),
