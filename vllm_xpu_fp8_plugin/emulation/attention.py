@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Variable-length attention, ragged and paged."""
 
-import functools
 import itertools
 from typing import Any
 
@@ -9,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from vllm_xpu_fp8_plugin.emulation.checks import FP8_DTYPES
 from vllm_xpu_fp8_plugin.emulation.coverage import require_compiled
-from vllm_xpu_fp8_plugin.emulation.fp8 import FP8_DTYPES
+from vllm_xpu_fp8_plugin.emulation.fp8 import from_fp8
 from vllm_xpu_fp8_plugin.emulation.registry import op
 
 
@@ -199,17 +199,7 @@ def _to_float(tensor: Tensor, scale: Tensor | None) -> Tensor:
     """Return float32 values; a scale belongs to an FP8 tensor only."""
     if tensor.dtype not in FP8_DTYPES:
         return tensor.float()
-    values = _values(tensor.dtype)
-    if scale is not None:
-        values = values * scale.flatten()[0].float()
-    # Twice as fast as converting each element.
-    return values.take(tensor.view(torch.uint8).long())
-
-
-@functools.cache
-def _values(dtype: torch.dtype) -> Tensor:
-    """Return the value of each byte in an FP8 format, [256]."""
-    return torch.arange(256, dtype=torch.uint8).view(dtype).float()
+    return from_fp8(tensor, scale)
 
 
 def _take_pages(cache: Tensor, pages: Tensor) -> Tensor:

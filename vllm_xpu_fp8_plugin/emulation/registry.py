@@ -17,7 +17,7 @@ import torch
 
 from vllm_xpu_fp8_plugin import kernels
 
-_SUBJECTS = ("attention", "cache", "fp8", "layers")
+_SUBJECTS = ("attention", "cache", "fp8_gemm", "fp8_quant", "layers")
 _implementations: dict[str, Callable[..., Any]] = {}
 # torch drops an op's registration together with the Library object that made it.
 _libraries: dict[str, torch.library.Library] = {}

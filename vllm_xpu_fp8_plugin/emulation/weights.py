@@ -32,8 +32,8 @@ def dequantized(b: Tensor, scale: Tensor | None) -> Tensor:
 
     Args:
         b: FP8 weight, [K, N], of any strides.
-        scale: One value, [N] values (also as [1, N] or [N, 1]), one a block
-            [K / block_k, N / block_n], or None for 1.
+        scale: One value, [N] values, one a block [K / block_k, N / block_n], or None
+            for 1.
 
     Returns:
         [N, K]
@@ -83,15 +83,13 @@ def _expand(scale: Tensor, k: int, n: int) -> Tensor:
     """Return `scale` such that it broadcasts over [N, K]."""
     if scale.numel() == 1:
         return scale.reshape(())
-    if scale.numel() == n and 1 in (scale.dim(), *scale.shape):
-        return scale.reshape(n, 1)
-    if scale.dim() != 2:
+    if scale.dim() == 1 and scale.numel() == n:
+        return scale.view(n, 1)
+    if scale.dim() != 2 or k % scale.shape[0] or n % scale.shape[1]:
         raise RuntimeError(
             f"FP8 product: a scale of shape {list(scale.shape)} does not fit a weight "
             f"of {k} rows and {n} columns"
         )
     rows, columns = scale.shape
-    # The last block of a dimension may be short: blocks are of the next size that
-    # the hardware takes.
-    expanded = scale.t().repeat_interleave(-(-n // columns), dim=0)
-    return expanded.repeat_interleave(-(-k // rows), dim=1)[:n, :k]
+    expanded = scale.t().repeat_interleave(n // columns, dim=0)
+    return expanded.repeat_interleave(k // rows, dim=1)
