@@ -122,7 +122,8 @@ def _run(args: argparse.Namespace) -> int:
         print(text)
     else:
         report.show(made, Console(highlight=False))
-        print(f"\nWritten to {options.output}: {written}")
+        # On a line of its own: a path can be longer than a terminal is wide.
+        print(f"\n{written} written to\n{options.output}")
     return int(made["verdict"] != PASS)
 
 
