@@ -48,6 +48,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         "LlamaConfig",
         {"num_key_value_heads": 2, "max_position_embeddings": 512},
     ),
+    "Qwen3ForCausalLM": (
+        "Qwen3Config",
+        {"num_key_value_heads": 1, "head_dim": 64, "max_position_embeddings": 512},
+    ),
 }
 
 
@@ -68,6 +72,8 @@ def make_model(architecture: str, folder: Path, **overrides: Any) -> str:
                 parameter.normal_(0, 1.0 / parameter.shape[1] ** 0.5)
             elif "bias" in name:
                 parameter.normal_(0, 0.02)
+            # Such that no engine's precision rounds the weights.
+            parameter.copy_(parameter.bfloat16())
     model.save_pretrained(folder)
     # A word an id; vLLM wants a tokenizer for pooling models.
     words = {f"w{i}": i for i in range(config.vocab_size)}

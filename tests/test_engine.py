@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """vLLM engines on the software XPU, with real and with small random models."""
 
+import functools
 import itertools
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,26 @@ def minilm_llm(minilm: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def reference_scores(minilm: str, pairs: Pairs) -> list[list[float]]:
     """Cosine of query and passage, by transformers in float32."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
-    model = transformers.AutoModel.from_pretrained(minilm, dtype=torch.float32).eval()
+    return [
+        (_embed(minilm, docs) @ _embed(minilm, [query]).T)[:, 0].tolist()
+        for query, docs in pairs
+    ]
 
-    def embed(texts: list[str]) -> torch.Tensor:
-        batch = tokenizer(texts, padding=True, return_tensors="pt")
-        with torch.no_grad():
-            hidden = model(**batch).last_hidden_state
-        mask = batch["attention_mask"].unsqueeze(-1)
-        return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1))
 
-    return [(embed(docs) @ embed([query]).T)[:, 0].tolist() for query, docs in pairs]
+def _embed(folder: str, texts: list[str]) -> torch.Tensor:
+    """Return normalised mean-pooled vectors, by transformers in float32."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = _load(folder)
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model(**batch).last_hidden_state
+    mask = batch["attention_mask"].unsqueeze(-1)
+    return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1))
+
+
+@functools.cache
+def _load(folder: str) -> Any:
+    return transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def _spearman(scores: list[list[float]], reference: list[list[float]]) -> float:
@@ -81,6 +91,22 @@ def test_fp8_scores_agree_with_transformers(
     assert _spearman(result["out"], reference_scores) >= 0.98
     for scores, (_, documents) in zip(result["out"], pairs, strict=True):
         assert len(scores) == len(documents)
+
+
+@pytest.mark.parametrize(("quantization", "least"), [(None, 0.999), ("fp8", 0.99)])
+def test_embeddings_agree_with_transformers(
+    quantization: str | None, least: float, minilm: str, pairs: Pairs
+) -> None:
+    """Catches a loss of precision that a ranking hides."""
+    texts = [document for _, documents in pairs[:4] for document in documents]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    llm = {"model": minilm, "runner": "pooling", "quantization": quantization}
+    result = run_engine(llm=llm, embed=ids)
+    assert result["error"] is None
+    ours = torch.tensor(result["out"])
+    assert (ours.norm(dim=1) - 1).abs().max() < 1e-3
+    assert (ours * _embed(minilm, texts)).sum(1).min() >= least
 
 
 def test_upstream_refuses_an_encoder_with_an_fp8_kv_cache(

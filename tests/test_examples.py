@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The examples, as a user runs them."""
 
+import asyncio
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 
 import httpx
@@ -180,6 +182,30 @@ def test_server_answers_bad_requests_with_a_4xx(server: str) -> None:
         response = httpx.post(f"{server}/v2/rerank", json=body, timeout=60)
         assert 400 <= response.status_code < 500, (body, response.text)
     assert httpx.get(f"{server}/health", timeout=60).status_code == 200
+
+
+@pytest.mark.slow
+def test_server_answers_240_requests_at_a_time(
+    server: str, pairs: list[tuple[str, list[str]]]
+) -> None:
+    """Catches requests that get another's answer, or none, once many are in flight."""
+
+    async def ask(client: httpx.AsyncClient, i: int) -> list[float]:
+        query, documents = pairs[i % len(pairs)]
+        body = {"model": "reranker", "query": query, "documents": documents}
+        response = await client.post(f"{server}/v2/rerank", json=body)
+        response.raise_for_status()
+        results = response.json()["results"]
+        return [x["relevance_score"] for x in sorted(results, key=itemgetter("index"))]
+
+    async def ask_all(count: int, at_a_time: int) -> list[list[float]]:
+        limits = httpx.Limits(max_connections=at_a_time)
+        async with httpx.AsyncClient(timeout=240, limits=limits) as client:
+            return await asyncio.gather(*(ask(client, i) for i in range(count)))
+
+    alone = asyncio.run(ask_all(len(pairs), 1))
+    for i, scores in enumerate(asyncio.run(ask_all(240, 240))):
+        assert scores == pytest.approx(alone[i % len(pairs)], abs=0.005)
 
 
 def test_client_without_a_server_says_so() -> None:

@@ -115,3 +115,7 @@ class EmulatedXPUPlatform(XPUFp8Platform):
         # It overlaps steps by means of device events.
         vllm_config.scheduler_config.async_scheduling = False
         vllm_config.parallel_config.disable_custom_all_reduce = True
+        if vllm_config.parallel_config.distributed_executor_backend == "ray":
+            # An XPU counts as a GPU for Ray, which offers none where the visible
+            # devices are empty. They were needed for the import of Triton only.
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
