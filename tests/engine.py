@@ -30,11 +30,13 @@ def run_engine(**request: Any) -> dict[str, Any]:
             as it was before #39676. ``missing``: a method that vLLM shall not have.
             ``pairs``, ``embed``, ``classify``, ``prompts`` or ``transcribe``: the
             work, for `LLM.score`, `LLM.embed`, `LLM.classify`, `LLM.generate`.
+            ``sampling``: arguments of `vllm.SamplingParams` in place of greedy's.
             ``env``: environment variables.
 
     Returns:
         ``error`` (None, or the message), ``out`` (scores, vectors, probabilities, or
-        for each prompt its ``tokens``, their ``logprobs`` and ``cached`` tokens),
+        for each prompt its ``tokens``, their ``logprobs`` and ``ranks`` and ``cached``
+        tokens), ``custom_ops`` (enabled ones, and how many layers have them),
         ``preemptions`` where tokens were generated, ``peak_bytes`` of the process,
         ``calls`` (one record for each distinct set of arguments of the kernel layer)
         and ``log``.
@@ -154,6 +156,8 @@ def _main(request: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {"error": None, "out": None, "calls": calls}
     try:
         llm = LLM(**{"disable_log_stats": False, **request["llm"]})
+        compilation = llm.llm_engine.vllm_config.compilation_config
+        result["custom_ops"] = dict(compilation.enabled_custom_ops)
         _work(llm, request, result)
     except Exception as e:
         result["error"] = f"{type(e).__name__}: {e}"
@@ -182,7 +186,8 @@ def _generate(llm: Any, request: dict[str, Any], result: dict[str, Any]) -> None
     import numpy as np
     from vllm import SamplingParams
 
-    params = SamplingParams(temperature=0, max_tokens=32, ignore_eos=True, logprobs=1)
+    sampling = {"temperature": 0, **request.get("sampling", {})}
+    params = SamplingParams(max_tokens=32, ignore_eos=True, logprobs=1, **sampling)
     if path := request.get("transcribe"):
         audio = {"audio": (np.load(path), 16000)}
         prompts: list[Any] = [
@@ -196,19 +201,19 @@ def _generate(llm: Any, request: dict[str, Any], result: dict[str, Any]) -> None
     # Twice, so that the second time finds what the first has put into the cache.
     for _ in range(request.get("times", 1)):
         done = llm.generate(prompts, params, use_tqdm=False)
-    result["out"] = [
-        {
-            "tokens": list(o.outputs[0].token_ids),
-            "logprobs": [
-                entry[token].logprob
-                for token, entry in zip(
-                    o.outputs[0].token_ids, o.outputs[0].logprobs, strict=True
-                )
-            ],
-            "cached": o.num_cached_tokens,
-        }
-        for o in done
-    ]
+    result["out"] = []
+    for o in done:
+        completion = o.outputs[0]
+        tokens = list(completion.token_ids)
+        chosen = [e[t] for e, t in zip(completion.logprobs, tokens, strict=True)]
+        result["out"].append(
+            {
+                "tokens": tokens,
+                "logprobs": [c.logprob for c in chosen],
+                "ranks": [c.rank for c in chosen],
+                "cached": o.num_cached_tokens,
+            }
+        )
     metrics = {m.name: getattr(m, "value", None) for m in llm.get_metrics()}
     result["preemptions"] = metrics["vllm:num_preemptions"]
 

@@ -140,6 +140,26 @@ def test_decoder_is_token_identical_to_upstream(
     assert {tuple(c["descales"]) for c in ours["calls"]} == {("k", "v")}
     is_fp8 = {"float8" in call["key_dtype"] for call in ours["calls"]}
     assert is_fp8 == {kv_cache_dtype == "fp8"}
+    # As on an XPU; with the FP8 cache or without.
+    assert {"rms_norm", "silu_and_mul", "rotary_embedding"} <= set(ours["custom_ops"])
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_tokens_are_sampled_of_the_likeliest(seed: int | None, tmp_path: Path) -> None:
+    """Catches a sampler that fails, or ignores top_k: the kernel's, and vLLM's own.
+
+    vLLM takes its own for a request with a seed.
+    """
+    llm = {
+        "model": make_model("LlamaForCausalLM", tmp_path / "llama"),
+        "max_model_len": 256,
+    }
+    sampling = {"temperature": 1.5, "top_k": 4, "top_p": 0.99, "seed": seed}
+    result = run_engine(llm=llm, prompts=token_ids([5, 40]), sampling=sampling)
+    assert result["error"] is None
+    ranks = {rank for done in result["out"] for rank in done["ranks"]}
+    assert {1, 2, 3} <= ranks <= {1, 2, 3, 4}
+    assert ("does not support per-request" in result["log"]) == (seed is not None)
 
 
 @pytest.mark.parametrize(

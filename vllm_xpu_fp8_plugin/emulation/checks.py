@@ -39,6 +39,36 @@ def require_dtype(
         raise RuntimeError(f"{op}: {name} must be {names}, got {tensor.dtype}")
 
 
+def require_all(op: str, dtype: torch.dtype, **tensors: Tensor | None) -> None:
+    """Refuse tensors, named by keyword, of a type other than `dtype`. None passes.
+
+    Raises:
+        RuntimeError: One is of another type.
+
+    """
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            require_dtype(op, name, tensor, (dtype,))
+
+
+def require_packed(op: str, **tensors: Tensor | None) -> None:
+    """Refuse tensors, named by keyword, with gaps between elements. None passes.
+
+    Some kernels check this. The others do not look at strides, and would read and
+    write other elements than they should; the software XPU must not hide that.
+
+    Raises:
+        RuntimeError: One is not contiguous.
+
+    """
+    for name, tensor in tensors.items():
+        if tensor is not None and not tensor.is_contiguous():
+            raise RuntimeError(
+                f"{op}: {name} must be contiguous, as the kernel takes it to be; got "
+                f"{_layout(tensor)}"
+            )
+
+
 def as_rows(op: str, name: str, tensor: Tensor) -> Tensor:
     """Return `tensor` [..., K] as a view [M, K].
 

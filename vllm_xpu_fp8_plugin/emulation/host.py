@@ -31,6 +31,18 @@ def use_slot_mapping() -> None:
         register_kernels({name: compute_slot_mapping})
 
 
+def use_pytorch_sampling() -> None:
+    """Have vLLM filter logits by its PyTorch code where it would by its Triton kernel.
+
+    It does so for requests with a seed of their own, which the kernel package's
+    sampler does not take. Triton 3.6's interpreter fails at that kernel.
+    """
+    from vllm.v1.sample.ops import topk_topp_sampler as sampler
+
+    if hasattr(sampler, "apply_top_k_top_p_pytorch"):
+        sampler.apply_top_k_top_p_triton = sampler.apply_top_k_top_p_pytorch
+
+
 def unquantized_gemm(
     layer: torch.nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:

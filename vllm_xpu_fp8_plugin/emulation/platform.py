@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from vllm_xpu_fp8_plugin.emulation import host
+from vllm_xpu_fp8_plugin.emulation.generator import PhiloxState
 from vllm_xpu_fp8_plugin.platform import XPUFp8Platform
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ def _get_memory_info(device: Any = None) -> tuple[int, int]:
 
 # vllm.platforms.xpu has put in a version that asks the XPU.
 torch.accelerator.get_memory_info = _get_memory_info
+
+# vLLM looks for a device's generator by the index of the device, of which a CPU has
+# none.
+_generator = PhiloxState()
+torch.xpu.default_generators = {None: _generator}  # type: ignore[assignment]
 
 
 class EmulatedXPUPlatform(XPUFp8Platform):
@@ -77,8 +83,9 @@ class EmulatedXPUPlatform(XPUFp8Platform):
 
     @classmethod
     def manual_seed_all(cls, seed: int) -> None:
-        """Seed torch's CPU generator."""
+        """Seed torch's CPU generator, and the one that samples tokens."""
         torch.manual_seed(seed)
+        _generator.manual_seed(seed)
 
     @classmethod
     def is_pin_memory_available(cls) -> bool:
@@ -96,22 +103,29 @@ class EmulatedXPUPlatform(XPUFp8Platform):
         host.use_slot_mapping()
 
     @classmethod
-    def check_and_update_config(cls, vllm_config: "VllmConfig") -> None:
-        """Turn off what needs a device, so that the user need not."""
+    def apply_config_platform_defaults(cls, vllm_config: "VllmConfig") -> None:
+        """Run eagerly, with the custom ops that an XPU runs with --enforce-eager.
+
+        vLLM asks here, before it derives its custom ops from the compilation mode.
+        """
         from vllm.config import CompilationMode, CUDAGraphMode
 
-        if vllm_config.parallel_config.worker_cls == "auto":
-            vllm_config.parallel_config.worker_cls = (
-                "vllm_xpu_fp8_plugin.emulation.worker.EmulatedXPUWorker"
-            )
-        super().check_and_update_config(vllm_config)
+        super().apply_config_platform_defaults(vllm_config)
         if vllm_config.model_config is not None:
             vllm_config.model_config.enforce_eager = True
         compilation_config = vllm_config.compilation_config
         compilation_config.mode = CompilationMode.NONE
         compilation_config.cudagraph_mode = CUDAGraphMode.NONE
         compilation_config.cudagraph_capture_sizes = []
-        compilation_config.custom_ops = ["none"]
+
+    @classmethod
+    def check_and_update_config(cls, vllm_config: "VllmConfig") -> None:
+        """Turn off what needs a device, so that the user need not."""
+        if vllm_config.parallel_config.worker_cls == "auto":
+            vllm_config.parallel_config.worker_cls = (
+                "vllm_xpu_fp8_plugin.emulation.worker.EmulatedXPUWorker"
+            )
+        super().check_and_update_config(vllm_config)
         # It overlaps steps by means of device events.
         vllm_config.scheduler_config.async_scheduling = False
         vllm_config.parallel_config.disable_custom_all_reduce = True

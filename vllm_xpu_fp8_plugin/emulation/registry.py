@@ -17,7 +17,19 @@ import torch
 
 from vllm_xpu_fp8_plugin import kernels
 
-_SUBJECTS = ("attention", "cache", "fp8_gemm", "fp8_quant", "layers")
+_SUBJECTS = (
+    "activations",
+    "attention",
+    "cache",
+    "fp8_gemm",
+    "fp8_quant",
+    "merge",
+    "mrope",
+    "norms",
+    "qk_norm",
+    "rotary",
+    "sampling",
+)
 _implementations: dict[str, Callable[..., Any]] = {}
 # torch drops an op's registration together with the Library object that made it.
 _libraries: dict[str, torch.library.Library] = {}

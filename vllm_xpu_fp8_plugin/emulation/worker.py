@@ -41,6 +41,7 @@ class EmulatedXPUWorker(Worker):  # type: ignore[misc]
         _make_accelerator_calls_harmless()
         _keep_freed_memory()
         host.use_unquantized_gemm()
+        host.use_pytorch_sampling()
         logger.info_once(
             "Device: %s. It computes what an XPU computes, at a CPU's speed.",
             current_platform.get_device_name(),
