@@ -8,6 +8,7 @@ request: an engine is up in two seconds instead of fifteen.
 import atexit
 import functools
 import gc
+import importlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ def run_engine(**request: Any) -> dict[str, Any]:
             ``pairs``, ``embed``, ``classify``, ``prompts`` or ``transcribe``: the
             work, for `LLM.score`, `LLM.embed`, `LLM.classify`, `LLM.generate`.
             ``sampling``: arguments of `vllm.SamplingParams` in place of greedy's.
-            ``env``: environment variables.
+            ``env``: environment variables. ``call``: "MODULE:FUNCTION", which gets the
+            request and returns the result in place of all this.
 
     Returns:
         ``error`` (None, or the message), ``out`` (scores, vectors, probabilities, or
@@ -57,7 +60,7 @@ def run_engine(**request: Any) -> dict[str, Any]:
 @functools.cache
 def _server() -> subprocess.Popen[str]:
     server = subprocess.Popen(
-        [sys.executable, __file__],
+        [sys.executable, "-m", "tests.engine"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         # A process forked from one that has worker threads would wait for them.
@@ -105,7 +108,7 @@ def _answer(request: dict[str, Any]) -> None:
     os.environ.update(request.get("env", {}))
     status = 1
     try:
-        result = json.dumps(_main(request))
+        result = json.dumps(_function(request)(request))
         (folder / "result.json").write_text(result)
         status = 0
     except BaseException:
@@ -113,6 +116,15 @@ def _answer(request: dict[str, Any]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _function(request: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    if "call" not in request:
+        return _main
+    module, name = request["call"].split(":")
+    function: Callable[[dict[str, Any]], dict[str, Any]]
+    function = getattr(importlib.import_module(module), name)
+    return function
 
 
 def _main(request: dict[str, Any]) -> dict[str, Any]:

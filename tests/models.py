@@ -76,11 +76,18 @@ def make_model(architecture: str, folder: Path, **overrides: Any) -> str:
             parameter.copy_(parameter.bfloat16())
     model.save_pretrained(folder)
     # A word an id; vLLM wants a tokenizer for pooling models.
-    words = {f"w{i}": i for i in range(config.vocab_size)}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="w3"))
+    special = {1: "[PAD]", 2: "[EOS]", 3: "[UNK]"}
+    words = {special.get(i, f"w{i}"): i for i in range(config.vocab_size)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
+    # RoBERTa's positions begin after the padding's, and its tokenizers say so.
+    unused = config.pad_token_id + 1 if "Roberta" in architecture else 0
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="w3", pad_token="w1", eos_token="w2"
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        eos_token="[EOS]",
+        model_max_length=config.max_position_embeddings - unused,
     ).save_pretrained(folder)
     return str(folder)
 

@@ -2,10 +2,8 @@
 """``vllm-xpu-fp8 verify`` as a user runs it."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-ROOT = Path(__file__).parents[2]
-COMMAND = Path(sys.executable).parent / "vllm-xpu-fp8"
+from tests.verify.command import COMMAND, environment, verify
 
 KEYS = {
     "schema",
@@ -38,27 +35,6 @@ KEYS = {
     "max_tokens",
     "reference_reused",
 }
-
-
-def environment(**extra: str) -> dict[str, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM")}
-    return {
-        **env,
-        "PYTHONPATH": str(ROOT),
-        "VLLM_XPU_FP8_PLUGIN": "emulate",
-        "COLUMNS": "80",
-        **extra,
-    }
-
-
-def verify(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(COMMAND), "verify", *arguments],
-        env=environment(**extra),
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -129,6 +129,7 @@ def _forced(
     values["perplexity_ratio"] = (
         values["perplexity_candidate"] / values["perplexity_reference"]
     )
+    values["perplexity_collapse"] = values["perplexity_ratio"]
     both = np.array([on_tokens["candidate"], on_tokens["reference"]])
     both = both[:, np.isfinite(both).all(axis=0)]
     drift = np.abs(both[0] - both[1])

@@ -45,7 +45,7 @@ def make(
         task: `SCORE`, `EMBED`, `CLASSIFY` or `GENERATE`.
         data: ``rankings``, ``texts`` and ``prompts``.
         encode: The model's tokenizer.
-        longest: The most tokens that an input may have.
+        longest: The most tokens that an input may have; see `longest_input`.
         page: Tokens a page of the KV cache.
         max_tokens: Tokens to generate for each prompt.
         seed: Fixes the order of the items and the text of the length sweep.
@@ -87,6 +87,17 @@ def make(
         "alone": sorted(order[:_ALONE]),
         "max_tokens": max_tokens,
     }
+
+
+def longest_input(task: str, max_model_len: int, tokenizer: Any) -> int:
+    """Return the most tokens that an input may have.
+
+    For an encoder the tokenizer's limit counts too: RoBERTa has two positions fewer
+    than its config says, which vLLM knows of some such models only.
+    """
+    if task == GENERATE:
+        return max_model_len
+    return min(max_model_len, int(tokenizer.model_max_length))
 
 
 def lengths(page: int, longest: int) -> list[int]:

@@ -252,6 +252,16 @@ THRESHOLDS = (
         "prefilling wrote.",
     ),
     _most(
+        "perplexity_collapse",
+        (GENERATE,),
+        ALARM,
+        2,
+        "the candidate's perplexity ÷ the reference's; above the limit it no longer "
+        "models the text",
+        "A token of the reference's text is half as likely on average. Rounding costs "
+        "a few per cent; a wrong scale costs factors of ten and more.",
+    ),
+    _most(
         "logprob_drift_mean",
         (GENERATE,),
         DRIFT,

@@ -38,7 +38,7 @@ def measure(request: Result, progress: Progress) -> Result:
         task,
         request["data"],
         lambda text, special: tokenizer.encode(text, add_special_tokens=special),
-        longest=config.max_model_len,
+        longest=plan.longest_input(task, config.max_model_len, tokenizer),
         page=plan.PAGE,
         max_tokens=request["max_tokens"],
         seed=request["seed"],

@@ -99,7 +99,9 @@ def run(llm: Any, request: Result, progress: Progress) -> Result:
         lambda text, special: llm.get_tokenizer().encode(
             text, add_special_tokens=special
         ),
-        longest=config.model_config.max_model_len,
+        longest=plan.longest_input(
+            task, config.model_config.max_model_len, llm.get_tokenizer()
+        ),
         page=config.cache_config.block_size or plan.PAGE,
         max_tokens=request["max_tokens"],
         seed=request["seed"],
