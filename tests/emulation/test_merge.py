@@ -22,7 +22,7 @@ FP8 = [torch.float8_e4m3fn, torch.float8_e5m2]
 INF = math.inf
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(
     st.integers(1, 4),
     st.integers(1, 3),

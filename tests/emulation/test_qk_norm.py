@@ -18,7 +18,7 @@ op = torch.ops._C.fused_qk_norm_rope
 HALF = [torch.float16, torch.bfloat16]
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(
     st.integers(1, 3),
     st.sampled_from([(1, 1, 1), (4, 2, 2), (2, 1, 0)]),

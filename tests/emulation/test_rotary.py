@@ -16,7 +16,7 @@ from vllm_xpu_fp8_plugin.emulation import mrope
 
 emulation.install()
 
-PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=100, deadline=None, derandomize=True)
 FLOATS = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 # Head size and how much of it is rotated.
 HEADS = st.sampled_from([(2, 2), (8, 8), (8, 4), (16, 12), (12, 12)])

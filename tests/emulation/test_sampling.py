@@ -19,8 +19,8 @@ from vllm_xpu_fp8_plugin.emulation.generator import PhiloxState
 emulation.install()
 ops = torch.ops._xpu_C
 
-PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
-# Of a test that holds unless the seed is one in ten thousand; the seeds are fixed.
+PROPERTY = settings(max_examples=120, deadline=None, derandomize=True)
+# A correct sampler fails once in as many seeds; the seeds are fixed.
 SIGNIFICANCE = 1e-4
 
 
@@ -50,21 +50,22 @@ def sample(
     return sampled.view, returned.view if returned else None
 
 
+@pytest.mark.parametrize(
+    ("has_k", "has_p"), [(False, False), (True, False), (False, True), (True, True)]
+)
 @PROPERTY
 @given(
     st.integers(1, 4),
-    st.sampled_from([2, 5, 30]),
-    st.booleans(),
-    st.booleans(),
+    st.sampled_from([30, 12, 5, 2]),
     st.booleans(),
     st.sampled_from(["processed_logits", "processed_logprobs"]),
     st.integers(0, 99),
 )
 def test_what_top_k_and_top_p_keep(
-    rows: int,
-    vocab: int,
     has_k: bool,
     has_p: bool,
+    rows: int,
+    vocab: int,
     ties: bool,
     mode: str,
     seed: int,
