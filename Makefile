@@ -6,7 +6,7 @@ VLLM := 0.32.0
 # The last release whose Python layer refuses a query descale.
 KERNELS := 0.1.14.1
 
-.PHONY: rerank test lint clean
+.PHONY: rerank test lint matrix clean
 
 rerank: .venv/ready
 	@$(BIN)/python examples/rerank.py
@@ -20,9 +20,14 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Hours, 13 GB of downloads in .matrix. It goes on where it stopped.
+matrix: .venv/ready
+	$(BIN)/python -m tests.matrix --rerank
+	$(BIN)/python -m tests.matrix --readme
+
 .venv/ready: pyproject.toml Makefile setup_env.sh
 	PYTHON=$(PYTHON) TORCH=$(TORCH) VLLM=$(VLLM) KERNELS=$(KERNELS) ./setup_env.sh
 	@touch $@
 
 clean:
-	rm -rf .venv .models
+	rm -rf .venv .models .matrix

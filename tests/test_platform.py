@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """vllm_xpu_fp8_plugin.platform, with the real vLLM on the software XPU."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from vllm.platforms import PlatformEnum, current_platform
@@ -11,7 +9,7 @@ from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.attention.selector import AttentionSelectorConfig
 
-from vllm_xpu_fp8_plugin import attention, platform
+from vllm_xpu_fp8_plugin import attention
 from vllm_xpu_fp8_plugin.platform import BACKEND_PATH, XPUFp8Platform
 
 
@@ -81,16 +79,3 @@ def test_platform_is_an_xpu_to_vllm() -> None:
         assert cls._enum is PlatformEnum.XPU
         assert issubclass(cls, XPUFp8Platform)
     assert current_platform.get_device_name() == "Emulated Intel XPU (software)"
-
-
-@pytest.mark.parametrize("before", [False, True])
-def test_cascade_attention_is_switched_off_where_vllm_has_it(
-    before: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Catches the unguarded query descale of cascade attention (vLLM 0.20 - 0.31)."""
-    warnings: list[str] = []
-    monkeypatch.setattr(platform.logger, "warning", warnings.append)
-    config = SimpleNamespace(model_config=SimpleNamespace(disable_cascade_attn=before))
-    platform._disable_cascade_attention(config)
-    assert config.model_config.disable_cascade_attn is True
-    assert len(warnings) == (0 if before else 1)

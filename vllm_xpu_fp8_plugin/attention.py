@@ -32,9 +32,6 @@ _require(
 )
 _require(upstream.FlashAttentionImpl, "_forward_encoder_attention")
 
-# vLLM 0.20 - 0.31.
-HAS_CASCADE = hasattr(upstream, "cascade_attention")
-
 _ENCODER_TYPES = (AttentionType.ENCODER, AttentionType.ENCODER_ONLY)
 
 

@@ -3,14 +3,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from vllm.logger import init_logger
 from vllm.platforms.xpu import XPUPlatform
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
+from vllm_xpu_fp8_plugin import compat
+
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
-
-logger = init_logger("vllm.xpu_fp8_plugin.platform")
 
 BACKEND_PATH = "vllm_xpu_fp8_plugin.attention.XPUFp8AttentionBackend"
 
@@ -30,6 +29,8 @@ class XPUFp8Platform(XPUPlatform):  # type: ignore[misc]
         it unchanged. Only upstream's own FLASH_ATTN is replaced: Triton, MLA,
         TurboQuant and a class that the user registered for FLASH_ATTN are not.
         """
+        # Every process that loads a model comes here first.
+        compat.adjust_loading()
         path: str = super().get_attn_backend_cls(*args, **kwargs)
         return BACKEND_PATH if path == AttentionBackendEnum.FLASH_ATTN.value else path
 
@@ -43,22 +44,6 @@ class XPUFp8Platform(XPUPlatform):  # type: ignore[misc]
         """
         super().check_and_update_config(vllm_config)
         # Here and not at the first layer, so that it fails before any weight loads.
-        from vllm_xpu_fp8_plugin import attention  # checks the installation
+        from vllm_xpu_fp8_plugin import attention  # noqa: F401, checks the installation
 
-        if attention.HAS_CASCADE:
-            _disable_cascade_attention(vllm_config)
-
-
-def _disable_cascade_attention(vllm_config: "VllmConfig") -> None:
-    """Switch off cascade attention, which vLLM 0.20 - 0.31 have.
-
-    It hands the XPU kernel the descale of a query that is not quantised, which the
-    kernel package refuses. vLLM 0.32 removed cascade attention.
-    """
-    model_config = vllm_config.model_config
-    if model_config is not None and not model_config.disable_cascade_attn:
-        model_config.disable_cascade_attn = True
-        logger.warning(
-            "Cascade attention is switched off: in this vLLM it passes the XPU "
-            "kernel a query descale, which the kernel does not take."
-        )
+        compat.adjust_config(vllm_config)

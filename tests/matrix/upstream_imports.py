@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a vLLM release and a kernel release go together without the plugin.
+
+vLLM's own XPU platform is put in place, with the kernel package's ops declared and
+its compiled modules empty, and what an encoder needs is imported.
+"""
+
+import importlib
+import os
+
+MODULES = (
+    "vllm._xpu_ops",
+    "vllm.v1.attention.backends.flash_attn",
+    "vllm.model_executor.layers.quantization.fp8",
+    "vllm.model_executor.layers.fused_moe",
+    "vllm.model_executor.models.bert",
+)
+
+
+def refusal() -> str | None:
+    """Return the error with which upstream refuses the pair, None if it does not."""
+    from vllm_xpu_fp8_plugin import emulation
+
+    emulation.install()
+    # As an XPU host has a usable Triton, on which some imports depend.
+    os.environ.update(TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+    try:
+        import vllm.platforms
+        from vllm.platforms.xpu import XPUPlatform
+
+        vllm.platforms._current_platform = XPUPlatform()
+        for module in MODULES:
+            importlib.import_module(module)
+    except ImportError as e:
+        # The file that lacks the name; where it lies says nothing.
+        return f"{type(e).__name__}: {str(e).partition(' (/')[0]}"
+    return None
