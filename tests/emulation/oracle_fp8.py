@@ -41,14 +41,45 @@ def nearest(values: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(values < 0, -table[choice], table[choice])
 
 
-def is_nearest(result: Tensor, exact: Tensor, slack: float = 3e-7) -> bool:
+def is_nearest(result: Tensor, *exact: Tensor, slack: float = 3e-7) -> bool:
     """Whether `result` (FP8) is `exact` rounded, which may be off by `slack`.
 
-    The slack is what float32 arithmetic before the rounding may be off by.
+    The slack is what float32 arithmetic before the rounding may be off by. Of several
+    `exact`, each value must be that of one: they differ where a rounding before is
+    uncertain.
     """
-    allowed = [nearest(exact * (1 + s), result.dtype) for s in (-slack, 0.0, slack)]
+    slacks = (-slack, 0.0, slack)
+    allowed = [nearest(e * (1 + s), result.dtype) for e in exact for s in slacks]
     fits = torch.stack([result.double() == a for a in allowed])
     return bool(fits.any(dim=0).all())
+
+
+def rounded(exact: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Return what `exact`, computed in float32, may be when rounded to `dtype`."""
+    return [(exact * (1 + s)).to(dtype) for s in (-1e-6, 0.0, 1e-6)]
+
+
+def is_int8(result: Tensor, exact: Tensor) -> bool:
+    """Whether int8 `result` is `exact` rounded, of which float32 has 1e-6 wrong."""
+    error = (result.double() - exact.clamp(-128, 127)).abs()
+    return result.dtype == torch.int8 and bool((error <= 0.5 + 2e-4).all())
+
+
+def scale_is_right(
+    scale: Tensor, amax: Tensor, dtype: torch.dtype, power_of_two: bool = False
+) -> bool:
+    """Whether `scale` maps `amax` to the largest value of FP8 `dtype`.
+
+    Not below the kernels' least scale, 1 / (largest * 512).
+    """
+    limit = LIMITS[dtype]
+    exact = (amax.double() / limit).clamp(min=1 / (limit * 512))
+    ratio = scale.double() / exact
+    if not power_of_two:
+        return bool(((ratio - 1).abs() < 3e-6).all())
+    mantissa, _ = torch.frexp(scale)
+    fits = (mantissa == 0.5) & (ratio > 1 - 3e-6) & (ratio < 2 + 3e-6)
+    return bool(fits.all())
 
 
 def expand(scale: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.emulation.memory import is_poison, poisoned
 from tests.emulation.oracle_fp8 import LIMITS, expand, is_nearest, magnitudes, nearest
 from vllm_xpu_fp8_plugin import emulation
 from vllm_xpu_fp8_plugin.emulation.fp8 import from_fp8, to_fp8
@@ -20,16 +21,6 @@ ops = torch.ops._C
 PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
 FP8 = [torch.float8_e4m3fn, torch.float8_e5m2]
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
-
-
-def poisoned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return a tensor whose every byte is 0xff, NaN in every type used here."""
-    numel = math.prod(shape) * dtype.itemsize
-    return torch.full((numel,), 255, dtype=torch.uint8).view(dtype).view(shape)
-
-
-def is_poison(tensor: Tensor) -> bool:
-    return bool((tensor.contiguous().view(torch.uint8) == 255).all())
 
 
 @st.composite

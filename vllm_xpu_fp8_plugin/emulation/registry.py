@@ -18,13 +18,17 @@ import torch
 from vllm_xpu_fp8_plugin import kernels
 
 _SUBJECTS = (
+    "act_quant",
     "activations",
     "attention",
     "cache",
+    "cache_copy",
     "fp8_gemm",
     "fp8_quant",
     "merge",
+    "mla_cache",
     "mrope",
+    "norm_quant",
     "norms",
     "qk_norm",
     "rotary",

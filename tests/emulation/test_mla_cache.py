@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vllm_xpu_fp8_plugin.emulation.mla_cache, through torch's ops."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.emulation.memory import is_poison, poisoned
+from tests.emulation.oracle_cache import FLOATS, FP8, KINDS, is_stored, slot_mappings
+from vllm_xpu_fp8_plugin import emulation
+
+emulation.install()
+ops = torch.ops._C_cache_ops
+
+PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+@PROPERTY
+@given(st.data(), FLOATS, KINDS, st.integers(1, 3), st.sampled_from([1, 4]))
+def test_latents_go_to_their_slots(
+    data: st.DataObject, dtype: torch.dtype, kind: str, blocks: int, page: int
+) -> None:
+    """Catches a wrong slot, scale or order of parts, and any other write."""
+    slots = data.draw(slot_mappings(blocks * page))
+    kv_c = torch.randn(len(slots) + 1, 12).to(dtype)
+    k_pe = torch.randn(len(slots) + 1, 6).to(dtype)[:, :4]
+    memory = poisoned((blocks + 1, page, 16), torch.uint8 if FP8[kind] else dtype)
+    cache = memory[1:]
+    scale = torch.tensor(0.3)
+    ops.concat_and_cache_mla(kv_c, k_pe, cache, slots, kind, scale)
+    for token, slot in enumerate(slots.tolist()):
+        if slot < 0:
+            continue
+        entry = torch.cat([kv_c[token], k_pe[token]])
+        stored = cache[slot // page, slot % page]
+        assert is_stored(stored, entry, kind, scale.double().item())
+        cache[slot // page, slot % page] = poisoned((16,), cache.dtype)
+    assert is_poison(memory), "written outside of the slots"
+
+
+@PROPERTY
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=4),
+    st.sampled_from([1, 4]),
+    FLOATS,
+    KINDS,
+    st.booleans(),
+    st.booleans(),
+)
+def test_sequences_are_gathered_from_their_pages(
+    sequences: list[tuple[int, int]],
+    page: int,
+    dtype: torch.dtype,
+    kind: str,
+    with_starts: bool,
+    whole_pages: bool,
+) -> None:
+    """Catches a wrong page, start, scale or type, and any other write."""
+    torch.manual_seed(len(sequences))
+    fp8 = FP8[kind]
+    lengths = [length for length, _ in sequences]
+    starts = [start if with_starts else 0 for _, start in sequences]
+    table = torch.randperm(24 * len(sequences), dtype=torch.int32)
+    table = table.view(len(sequences), 24)
+    cache = torch.randn(table.numel(), page, 8).to(fp8 or dtype)
+    stored = cache.view(torch.uint8) if fp8 else cache
+    cu = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
+    seq_starts = torch.tensor(starts, dtype=torch.int32) if with_starts else None
+    scale, total = torch.tensor([1.7]), sum(lengths)
+    of_token = [i for i, length in enumerate(lengths) for _ in range(length)]
+    result = poisoned((total + 2, 8), dtype)
+    if whole_pages and fp8 is None:
+        ops.gather_cache(cache, result, table, cu, len(sequences), seq_starts)
+        starts = [start // page * page for start in starts]
+    else:
+        # Rows after the last sequence belong to none.
+        to_seq = torch.tensor([*of_token, len(lengths) - 1], dtype=torch.int32)
+        ops.gather_and_maybe_dequant_cache(
+            stored, result, table, cu, to_seq, total + 1, kind, scale, seq_starts
+        )
+    for token, i in enumerate(of_token):
+        position = starts[i] + token - int(cu[i])
+        entry = cache[int(table[i, position // page])].double()[position % page]
+        expected = entry * scale.double() if fp8 else entry
+        eps = torch.finfo(dtype).eps if fp8 else 0
+        error = (result[token].double() - expected).abs()
+        assert bool((error <= eps * expected.abs()).all())
+    assert is_poison(result[total:]), "written outside of the sequences"
+
+
+_CACHE = torch.zeros(3, 4, 8, dtype=torch.float16)
+_NEW, _SLOTS, _ONE = torch.zeros(2, 4).half(), torch.tensor([0, 5]), torch.ones(1)
+_LENGTHS = torch.zeros(2, dtype=torch.int32)
+_TABLE = _LENGTHS[None]
+
+
+@pytest.mark.parametrize(
+    ("op", "arguments", "message"),
+    [
+        (
+            "concat_and_cache_mla",
+            (_NEW, _NEW[:, :3], _CACHE, _SLOTS, "auto", _ONE),
+            "do not fit",
+        ),
+        (
+            "concat_and_cache_mla",
+            (_NEW, _NEW.float(), _CACHE, _SLOTS, "auto", _ONE),
+            "do not fit",
+        ),
+        (
+            "concat_and_cache_mla",
+            (_NEW, _NEW, _CACHE, _SLOTS, "fp8_ds_mla", _ONE),
+            "unsupported data type of kv cache: fp8_ds_mla",
+        ),
+        ("gather_cache", (_CACHE, _CACHE[0], _TABLE.long(), _LENGTHS, 1), "int32"),
+        ("gather_cache", (_CACHE, _CACHE[0], _TABLE, _LENGTHS.long(), 1), "int32"),
+        ("gather_cache", (_CACHE, _CACHE[0].byte(), _TABLE, _LENGTHS, 1), "dst must"),
+        (
+            "gather_cache",
+            (_CACHE.double(), _CACHE[0].double(), _TABLE, _LENGTHS, 1),
+            "data type width: 64",
+        ),
+        (
+            "gather_and_maybe_dequant_cache",
+            (_CACHE, _CACHE[0], _TABLE, _LENGTHS, _SLOTS, 0, "auto", _ONE, None),
+            "int32",
+        ),
+        (
+            "gather_and_maybe_dequant_cache",
+            (_CACHE, _CACHE[0], _TABLE, _LENGTHS, _LENGTHS, 0, "fp8", _ONE, None),
+            "must be of uint8",
+        ),
+    ],
+)
+def test_what_the_kernels_refuse_is_refused(
+    op: str, arguments: tuple[Any, ...], message: str
+) -> None:
+    """Catches input that works on the software XPU and fails on a real one."""
+    if op == "gather_cache":
+        arguments = (*arguments, None)
+    with pytest.raises(RuntimeError, match=message):
+        getattr(ops, op)(*arguments)
