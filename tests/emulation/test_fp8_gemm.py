@@ -130,7 +130,8 @@ def test_w8a8_is_right(
         b_argument if b_kind else None,
         bias,
     )
-    if with_out:
+    # Kernel packages before 0.1.14 have no fp8_gemm_out.
+    if with_out and hasattr(ops, "fp8_gemm_out"):
         memory = torch.full((m + 2, n), float("nan"), dtype=half)
         result = ops.fp8_gemm_out(memory[1:-1], a, b, *arguments)
         assert result.data_ptr() == memory[1:-1].data_ptr()
@@ -280,5 +281,7 @@ def test_what_the_kernels_refuse_is_refused(
     op: str, arguments: tuple[Any, ...], message: str
 ) -> None:
     """Catches input that works on the software XPU and fails on a real one."""
+    if not hasattr(ops, op):
+        pytest.skip(f"the installed kernel package has no {op}")
     with pytest.raises(RuntimeError, match=message):
         getattr(ops, op)(*arguments)
