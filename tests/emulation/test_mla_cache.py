@@ -71,9 +71,11 @@ def test_sequences_are_gathered_from_their_pages(
     seq_starts = torch.tensor(starts, dtype=torch.int32) if with_starts else None
     scale, total = torch.tensor([1.7]), sum(lengths)
     of_token = [i for i, length in enumerate(lengths) for _ in range(length)]
-    result = poisoned((total + 2, 8), dtype)
-    if whole_pages and fp8 is None:
-        ops.gather_cache(cache, result, table, cu, len(sequences), seq_starts)
+    result = poisoned((total + 2, 8), cache.dtype if whole_pages else dtype)
+    if whole_pages:
+        # Entries of several dimensions, copied as they are.
+        entries = (t.unflatten(-1, (2, 4)) for t in (cache, result))
+        ops.gather_cache(*entries, table, cu, len(sequences), seq_starts)
         starts = [start // page * page for start in starts]
     else:
         # Rows after the last sequence belong to none.
@@ -84,8 +86,9 @@ def test_sequences_are_gathered_from_their_pages(
     for token, i in enumerate(of_token):
         position = starts[i] + token - int(cu[i])
         entry = cache[int(table[i, position // page])].double()[position % page]
-        expected = entry * scale.double() if fp8 else entry
-        eps = torch.finfo(dtype).eps if fp8 else 0
+        scaled = fp8 is not None and not whole_pages
+        expected = entry * scale.double() if scaled else entry
+        eps = torch.finfo(dtype).eps if scaled else 0
         error = (result[token].double() - expected).abs()
         assert bool((error <= eps * expected.abs()).all())
     assert is_poison(result[total:]), "written outside of the sequences"
