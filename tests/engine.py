@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,9 +41,9 @@ def run_engine(**request: Any) -> dict[str, Any]:
         ``error`` (None, or the message), ``out`` (scores, vectors, probabilities, or
         for each prompt its ``tokens``, their ``logprobs`` and ``ranks`` and ``cached``
         tokens), ``custom_ops`` (enabled ones, and how many layers have them),
-        ``preemptions`` where tokens were generated, ``peak_bytes`` of the process,
-        ``calls`` (one record for each distinct set of arguments of the kernel layer)
-        and ``log``.
+        ``preemptions`` where tokens were generated, ``peak_bytes`` (the most that
+        engine and work took, not counting what loading took), ``calls`` (one record
+        for each distinct set of arguments of the kernel layer) and ``log``.
 
     """
     server = _server()
@@ -128,10 +129,10 @@ def _function(request: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, A
 
 
 def _main(request: dict[str, Any]) -> dict[str, Any]:
-    import resource
-
     from vllm import LLM
     from vllm.platforms import current_platform
+
+    before = _memory("VmRSS")
     from vllm.v1.attention.backends import flash_attn
 
     if request.get("upstream"):
@@ -170,12 +171,20 @@ def _main(request: dict[str, Any]) -> dict[str, Any]:
         llm = LLM(**{"disable_log_stats": False, **request["llm"]})
         compilation = llm.llm_engine.vllm_config.compilation_config
         result["custom_ops"] = dict(compilation.enabled_custom_ops)
+        # The peak counts from here: loading and profiling are done.
+        Path("/proc/self/clear_refs").write_text("5")
         _work(llm, request, result)
     except Exception as e:
         result["error"] = f"{type(e).__name__}: {e}"
         traceback.print_exc()
-    result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    result["peak_bytes"] = _memory("VmHWM") - before
     return result
+
+
+def _memory(name: str) -> int:
+    """Return a figure of /proc/self/status in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", status)[1])
 
 
 def _work(llm: Any, request: dict[str, Any], result: dict[str, Any]) -> None:
