@@ -8,6 +8,8 @@ import torch
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends import flash_attn as upstream
 
+from vllm_xpu_fp8_plugin.limits import COMPUTES_THEM, ignored_by_kernel
+
 
 def _require(owner: Any, *names: str) -> None:
     """Fail where the installed vLLM lacks what this module builds on."""
@@ -54,19 +56,14 @@ class XPUFp8AttentionImpl(upstream.FlashAttentionImpl):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         if self.attn_type not in _ENCODER_TYPES:
             return
-        ignored = [
-            name
-            for name, value in (
-                ("ALiBi slopes", self.alibi_slopes is not None),
-                ("a logits soft cap", bool(self.logits_soft_cap)),
-            )
-            if value
-        ]
+        ignored = ignored_by_kernel(
+            alibi=self.alibi_slopes is not None, softcap=self.logits_soft_cap
+        )
         if ignored:
             raise NotImplementedError(
                 f"An encoder layer of this model has {' and '.join(ignored)}, which "
                 "the XPU FlashAttention kernel ignores without an error. Use "
-                "--attention-backend TRITON_ATTN, which computes it."
+                f"--attention-backend {COMPUTES_THEM}, which computes it."
             )
         # vLLM's attention layer would otherwise quantise the query where the KV
         # cache is FP8 (vLLM before 0.20, and forks of it).

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packages of other versions, fetched into ``.wheels`` and kept there."""
 
+import functools
 import importlib.util
 import io
 import json
@@ -15,6 +16,9 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from vllm_xpu_fp8_plugin.doctor import kernel_files
+from vllm_xpu_fp8_plugin.doctor.kernel_files import KernelPackage
 
 CACHE = Path(__file__).parent.parent.parent / ".wheels"
 
@@ -47,6 +51,12 @@ def kernel_wheel(version: str) -> Path:
                 pytest.skip(f"pip cannot download the wheel: {done.stderr[-300:]}")
             wheel = next(Path(folder).glob("*.whl"))
             return Path(shutil.move(wheel, CACHE / wheel.name))
+
+
+@functools.cache
+def kernel_package(version: str) -> KernelPackage:
+    """Return what is read from the wheel, or skip the test."""
+    return kernel_files.read_package(kernel_wheel(version))
 
 
 def installed_vllm() -> Path:

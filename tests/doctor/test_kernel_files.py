@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.doctor.packages import kernel_wheel
+from tests.doctor.packages import kernel_package, kernel_wheel
 from tests.test_compiled import held
 from vllm_xpu_fp8_plugin import kernels
 from vllm_xpu_fp8_plugin.doctor import python_layer
@@ -37,7 +37,7 @@ TEMPORARY = tempfile.TemporaryDirectory()
 @pytest.mark.parametrize("version", VERSIONS)
 def test_compiled_kernels_of_real_wheels(version: str) -> None:
     """Catches a wheel of which the compiled kernels are read wrongly or not at all."""
-    package = read_package(kernel_wheel(version))
+    package = kernel_package(version)
     assert package.version == version
     xe2 = package.compiled["xe2"]
     assert held(xe2, 64, local=True) == (version == "0.1.14.1"), "ModernBERT, local"
@@ -53,7 +53,7 @@ def test_compiled_kernels_of_real_wheels(version: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_query_descale_of_real_wheels(version: str) -> None:
     """Catches a conclusion from the op's schema, which Xe2's kernel does not honour."""
-    package = read_package(kernel_wheel(version))
+    package = kernel_package(version)
     takes_one = version == "0.1.16.2"
     assert package.attention_schema
     assert ("q_scale" in package.attention_schema) == takes_one
@@ -65,7 +65,7 @@ def test_query_descale_of_real_wheels(version: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_python_layer_does_what_its_source_says(version: str) -> None:
     """Catches a source that is read wrongly: runs it, with an op that is missing."""
-    package = read_package(kernel_wheel(version))
+    package = kernel_package(version)
     layer = python_layer.examine(package.interface)
     assert layer == (
         (REFUSED, RETURNS_ONLY)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from vllm_xpu_fp8_plugin import __version__
 
-_COMMANDS: tuple[str, ...] = ("verify",)
+_COMMANDS: tuple[str, ...] = ("doctor", "verify")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

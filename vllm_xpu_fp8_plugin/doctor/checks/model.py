@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What will run a model on an XPU, and whether the result will be right."""
+
+import shlex
+
+from vllm_xpu_fp8_plugin.doctor import verdicts
+from vllm_xpu_fp8_plugin.doctor.attention_layers import (
+    CROSS,
+    DECODER,
+    ENCODER,
+    MEDIA,
+    AttentionLayers,
+    architecture,
+    is_encoder,
+)
+from vllm_xpu_fp8_plugin.doctor.checks import weights
+from vllm_xpu_fp8_plugin.doctor.linear_layers import checkpoint_method
+from vllm_xpu_fp8_plugin.doctor.report import Check, Status
+from vllm_xpu_fp8_plugin.doctor.setting import Backend, Setting
+from vllm_xpu_fp8_plugin.limits import COMPUTES_THEM
+
+_STATUS = {
+    verdicts.COMPILED: Status.OK,
+    verdicts.FALLBACK: Status.WARNING,
+    verdicts.WRONG: Status.PROBLEM,
+    verdicts.REFUSED: Status.PROBLEM,
+    verdicts.UNKNOWN: Status.NOTE,
+}
+_FLASH = "FlashAttentionBackend"
+_NOT_ASKED = Backend(_FLASH, _FLASH, None)
+# vLLM's option for the backend of a kind of layers.
+_OPTIONS = {MEDIA: "--mm-encoder-attn-backend"}
+
+
+def check(setting: Setting) -> list[Check]:
+    """Return the checks, the last of which carries the command to run."""
+    missing = setting.model.missing_shards
+    lacks = f"; {len(missing)} files that its index names are missing"
+    config = setting.model.config
+    name = architecture(config) or str(config.get("model_type", "unknown"))
+    kind = "an encoder" if is_encoder(config) else "with a KV cache"
+    checks = [
+        Check(
+            "model",
+            Status.WARNING if missing else Status.OK,
+            f"{name}, {kind}{lacks if missing else ''}",
+            "Download the model again." if missing else "",
+            {"architecture": name, "missing": list(missing)},
+        )
+    ]
+    asked = setting.backends or [_NOT_ASKED] * len(setting.layers)
+    for layers, backend in zip(setting.layers, asked, strict=True):
+        checks.append(_attention(layers, backend, setting))
+    checks += [*weights.linear(setting), *weights.kv_cache(setting)]
+    checks += _backend(setting)
+    return [*checks, _command(setting, checks)]
+
+
+def _attention(layers: AttentionLayers, backend: Backend, setting: Setting) -> Check:
+    """Return the verdict on a kind of layers."""
+    without, with_plugin = (
+        _judge(layers, path, backend.error, setting, with_plugin=plugin)
+        for plugin, path in ((False, backend.upstream), (True, backend.plugin))
+    )
+    now = with_plugin if setting.plugin else without
+    reason = f" ({now.reason})" if now.reason else ""
+    return Check(
+        "attention",
+        _STATUS[now.verdict],
+        f"{describe(layers)}: {now.verdict}{reason}",
+        now.remedy,
+        {
+            **layers._asdict(),
+            "verdict": now.verdict,
+            "without_plugin": without.verdict,
+            "with_plugin": with_plugin.verdict,
+        },
+    )
+
+
+def _judge(
+    layers: AttentionLayers,
+    path: str | None,
+    error: str | None,
+    setting: Setting,
+    *,
+    with_plugin: bool,
+) -> verdicts.Verdict:
+    if path is None:
+        return verdicts.Verdict(verdicts.REFUSED, error or "no backend takes it")
+    name = path.rpartition(".")[2]
+    if layers.role != MEDIA and name not in (_FLASH, "XPUFp8AttentionBackend"):
+        return verdicts.Verdict(verdicts.UNKNOWN, f"{name}, not examined here")
+    return verdicts.judge(
+        layers, setting.kernels, setting.python_layer, with_plugin=with_plugin
+    )
+
+
+def describe(layers: AttentionLayers) -> str:
+    """Return a kind of layers in words."""
+    heads = f"{layers.num_heads} heads"
+    if layers.num_kv_heads != layers.num_heads:
+        heads += f" ({layers.num_kv_heads} KV)"
+    details = [f"head size {layers.head_size}", heads]
+    if layers.window is not None:
+        details.append(f"window {layers.window}")
+    if layers.softcap:
+        details.append(f"softcap {layers.softcap:g}")
+    details += ["ALiBi"] * layers.alibi + ["sinks"] * layers.sinks
+    plural = "s" if layers.layers > 1 else ""
+    return f"{layers.layers} {layers.role} layer{plural}, {', '.join(details)}"
+
+
+def _backend(setting: Setting) -> list[Check]:
+    """Return the backends that vLLM takes, without and with the plugin."""
+    chosen = dict.fromkeys(
+        (b.plugin if setting.plugin else b.upstream) or "none"
+        for kind, b in zip(setting.layers, setting.backends, strict=False)
+        if kind.role != MEDIA
+    )
+    if not chosen:
+        return []
+    names = " and ".join(path.rpartition(".")[2] for path in chosen)
+    state = "on" if setting.plugin else "off"
+    return [
+        Check(
+            "backend",
+            Status.OK,
+            f"With the plugin {state}, vLLM's backend is {names}",
+            data={
+                "without_plugin": [b.upstream for b in setting.backends],
+                "with_plugin": [b.plugin for b in setting.backends],
+            },
+        )
+    ]
+
+
+def _command(setting: Setting, checks: list[Check]) -> Check:
+    """Return the line that serves the model as well as it can be."""
+    config = setting.model.config
+    words = ["vllm", "serve", setting.model.name]
+    if not checkpoint_method(config):
+        refused = weights.unsupported(setting.vllm, setting.quantization)
+        words += ["--quantization", "fp8" if refused else setting.quantization or "fp8"]
+    if is_encoder(config) or architecture(config).endswith("Classification"):
+        words += ["--runner", "pooling"]
+    # An encoder's layers have no KV cache, so that there is nothing to choose.
+    if setting.kv_cache_dtype and any(
+        k.role in (DECODER, CROSS) for k in setting.layers
+    ):
+        words += ["--kv-cache-dtype", setting.kv_cache_dtype]
+    bad = {verdicts.WRONG, verdicts.REFUSED}
+    options = {
+        _OPTIONS.get((c.data or {})["role"], "--attention-backend"): COMPUTES_THEM
+        for c in checks
+        if c.name == "attention" and (c.data or {})["with_plugin"] in bad
+    }
+    for option, backend in options.items():
+        words += [option, backend]
+    command = shlex.join(words)
+    # All that the plugin changes is encoder attention.
+    if any(kind.role == ENCODER for kind in setting.layers):
+        command = f"VLLM_XPU_FP8_PLUGIN=1 {command}"
+    return Check("command", Status.OK, command, data={"command": command})

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks vLLM and torch what they find, in processes of their own.
+
+A process that only the question is asked in cannot be misled by what this one has
+imported, and a crash in a driver takes nothing else with it. Each answer is one JSON
+object after `_MARK`; vLLM and drivers print to stdout as they please.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from vllm_xpu_fp8_plugin import activation, envs, kernels
+
+_MARK = "vllm-xpu-fp8-probe: "
+_TIMEOUT = 180
+
+
+class Running(NamedTuple):
+    """A probe that was started."""
+
+    name: str
+    process: subprocess.Popen[str]
+
+    def answer(self) -> dict[str, Any]:
+        """Wait for the probe and return its answer: part -> what it found.
+
+        Without an answer the part of the probe's name is ``{"error": …}``.
+        """
+        try:
+            stdout, stderr = self.process.communicate(timeout=_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+            return {self.name: {"error": f"no answer within {_TIMEOUT} s"}}
+        for line in reversed(stdout.splitlines()):
+            if line.startswith(_MARK):
+                answer: dict[str, Any] = json.loads(line[len(_MARK) :])
+                return answer
+        last = stderr.strip().splitlines()[-1:] or ["no output"]
+        error = f"exit status {self.process.returncode}: {last[0][:300]}"
+        return {self.name: {"error": error}}
+
+    def stop(self) -> None:
+        """End the probe if nobody waited for it."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+
+def start(
+    name: str, environ: Mapping[str, str] | None = None, argument: object = None
+) -> Running:
+    """Start a probe: ``platform``, ``kernels`` or ``backend``.
+
+    `argument`, of what JSON has, goes to ``backend``.
+    """
+    return Running(
+        name,
+        subprocess.Popen(
+            [sys.executable, "-m", __name__, name, json.dumps(argument)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, **(environ or {})},
+        ),
+    )
+
+
+def _platform() -> dict[str, Any]:
+    """Return what each platform plugin answers, and what vLLM makes of it."""
+    logging.getLogger("vllm").setLevel(logging.ERROR)
+    import vllm.envs
+
+    allowed = vllm.envs.VLLM_PLUGINS
+    answer: dict[str, Any] = {"plugins": [], "platform": None}
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group="vllm.platform_plugins"):
+        if allowed is not None and point.name not in allowed:
+            continue
+        entry = {"name": point.name, "value": point.value, "class": None, "error": None}
+        try:
+            entry["class"] = point.load()()
+        except BaseException as e:  # SystemExit is this plugin's way to stop vLLM
+            entry["error"] = _describe(e)
+            entry["traceback"] = traceback.format_exc(limit=-4)
+        answer["plugins"].append(entry)
+    try:
+        from vllm.platforms import current_platform
+
+        answer["is_xpu"] = current_platform.is_xpu()
+        kind = type(current_platform)
+        answer["platform"] = f"{kind.__module__}.{kind.__qualname__}"
+    except BaseException as e:
+        answer["platform_error"] = _describe(e)
+        answer["platform_traceback"] = traceback.format_exc(limit=-4)
+    return answer
+
+
+def _torch() -> dict[str, Any]:
+    """Return what torch says about Intel GPUs."""
+    import torch
+
+    devices = []
+    if torch.xpu.is_available():
+        for index in range(torch.xpu.device_count()):
+            properties = torch.xpu.get_device_properties(index)
+            devices.append(
+                {
+                    "name": properties.name,
+                    "memory": properties.total_memory,
+                    "driver": getattr(properties, "driver_version", None),
+                }
+            )
+    return {
+        "version": torch.__version__,
+        "xpu": torch.version.xpu,
+        "cuda": torch.version.cuda,
+        "devices": devices,
+    }
+
+
+def _decision() -> dict[str, Any]:
+    """Return what the plugin decides here, by the code that `register` runs."""
+    try:
+        return {**dataclasses.asdict(activation.decide()), "error": None}
+    except (ValueError, ImportError) as e:
+        return {"error": str(e)}
+
+
+def _kernels() -> dict[str, Any]:
+    """Return which of the kernel package's libraries load."""
+    import importlib
+
+    import torch  # noqa: F401  # brings the libraries that they are linked to
+
+    names = kernels.library_names(kernels.package_dir())
+    errors = {}
+    for name in names:
+        try:
+            importlib.import_module(f"vllm_xpu_kernels.{name}")
+        except Exception as e:
+            errors[name] = _describe(e)
+    return {"libraries": names, "errors": errors}
+
+
+def _backend(layers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the attention backends that vLLM chooses, without and with the plugin.
+
+    Runs on the software XPU, of which the choice is that of an Intel GPU.
+
+    Args:
+        layers: For each kind of layers, fields of vLLM's AttentionSelectorConfig.
+
+    """
+    from vllm_xpu_fp8_plugin import emulation
+
+    # Before vLLM's XPU platform is imported, which imports the kernel modules.
+    emulation.install()
+
+    import torch
+    from vllm.platforms.xpu import XPUPlatform
+    from vllm.v1.attention.selector import AttentionSelectorConfig
+
+    from vllm_xpu_fp8_plugin.emulation.platform import EmulatedXPUPlatform
+
+    # Releases differ in it.
+    fields = AttentionSelectorConfig._fields
+    chosen = []
+    for values in layers:
+        config = AttentionSelectorConfig(
+            dtype=torch.bfloat16,
+            block_size=None,
+            **{name: value for name, value in values.items() if name in fields},
+        )
+        found: dict[str, str | None] = {"error": None}
+        for name, platform in (
+            ("upstream", XPUPlatform),
+            ("plugin", EmulatedXPUPlatform),
+        ):
+            try:
+                found[name] = platform.get_attn_backend_cls(None, config)
+            except Exception as e:
+                found |= {name: None, "error": _describe(e)}
+        chosen.append(found)
+    # Checks that vLLM has what the plugin's backend builds on.
+    import vllm_xpu_fp8_plugin.attention  # noqa: F401
+    from vllm_xpu_fp8_plugin.emulation import registry
+
+    answer: dict[str, Any] = {"chosen": chosen}
+    with contextlib.suppress(kernels.KernelPackageError):
+        answer["emulated"] = registry.coverage()
+    return answer
+
+
+def _describe(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:500]
+
+
+def _main(name: str, argument: Any) -> None:
+    answer: dict[str, Any] = {}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "platform": _platform,
+        "torch": _torch,
+        "decision": _decision,
+        "kernels": _kernels,
+        "backend": lambda: _backend(argument),
+    }
+    for part in ("platform", "torch", "decision") if name == "platform" else (name,):
+        try:
+            answer[part] = parts[part]()
+        except BaseException as e:
+            answer[part] = {"error": _describe(e)}
+    print(f"\n{_MARK}{json.dumps(answer)}", flush=True)
+
+
+EMULATE = {envs.PLUGIN.name: envs.EMULATE, "VLLM_PLUGINS": "xpu_fp8"}
+
+if __name__ == "__main__":
+    _main(sys.argv[1], json.loads(sys.argv[2]))

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What will compute an attention layer on an Intel GPU, and whether rightly."""
+
+from typing import NamedTuple
+
+from vllm_xpu_fp8_plugin import compiled
+from vllm_xpu_fp8_plugin.doctor.attention_layers import (
+    CROSS,
+    DECODER,
+    ENCODER,
+    MEDIA,
+    AttentionLayers,
+)
+from vllm_xpu_fp8_plugin.doctor.python_layer import (
+    NO_FALLBACK,
+    RETURNS_ONLY,
+    WRITES_OUT,
+    PythonLayer,
+)
+from vllm_xpu_fp8_plugin.limits import COMPUTES_THEM, ignored_by_kernel
+
+COMPILED = "compiled kernel"
+FALLBACK = "slow PyTorch fallback"
+WRONG = "wrong result"
+REFUSED = "refused"
+UNKNOWN = "unknown"
+
+# vLLM's on an XPU, unless --block-size says otherwise.
+_PAGE_SIZE = 64
+
+
+class Verdict(NamedTuple):
+    """What becomes of a kind of layer.
+
+    Attributes:
+        verdict: `COMPILED`, `FALLBACK`, `WRONG`, `REFUSED` or `UNKNOWN`.
+        reason: Half a sentence.
+        remedy: A sentence, empty where nothing is to be done.
+
+    """
+
+    verdict: str
+    reason: str
+    remedy: str = ""
+
+
+def judge(
+    layers: AttentionLayers,
+    kernels: compiled.CompiledSet | None,
+    python_layer: PythonLayer,
+    *,
+    with_plugin: bool,
+) -> Verdict:
+    """Return the verdict on a kind of layer, with the FLASH_ATTN backend.
+
+    Args:
+        layers: The layers.
+        kernels: The kernels compiled for the GPU's architecture, None if not known.
+        python_layer: What the kernel package's Python layer does without one.
+        with_plugin: Whether vLLM runs with this plugin's backend.
+
+    """
+    plugin_applies = with_plugin and layers.role == ENCODER
+    ignored = ignored_by_kernel(alibi=layers.alibi, softcap=layers.softcap)
+    if ignored:
+        what = " and ".join(ignored)
+        remedy = f"Add --attention-backend {COMPUTES_THEM}, which computes it."
+        if plugin_applies:
+            return Verdict(REFUSED, f"the kernel ignores {what}", remedy)
+        return Verdict(WRONG, f"the kernel computes it without {what}", remedy)
+    if kernels is None or not kernels.prefill:
+        return Verdict(UNKNOWN, "the names of the compiled kernels were not found")
+    missing = _missing(layers, kernels)
+    if not missing:
+        return Verdict(COMPILED, "")
+    reason = f"no kernel is compiled for {missing}"
+    option = "mm-encoder-attn-backend" if layers.role == MEDIA else "attention-backend"
+    other = f"Use another vllm-xpu-kernels, or --{option} {COMPUTES_THEM}"
+    if python_layer.fallback == WRITES_OUT:
+        return Verdict(FALLBACK, reason, f"{other}.")
+    if python_layer.fallback == RETURNS_ONLY:
+        if layers.role == MEDIA:
+            # vLLM takes what the call returns there (ops/vit_attn_wrappers.py).
+            return Verdict(FALLBACK, reason, f"{other}.")
+        if plugin_applies:
+            return Verdict(FALLBACK, f"{reason}; the plugin keeps its result", "")
+        plugin = " With VLLM_XPU_FP8_PLUGIN=1 it is right, and slow."
+        return Verdict(
+            WRONG,
+            f"{reason}, and the fallback's result is lost",
+            f"{other}.{plugin if layers.role == ENCODER else ''}",
+        )
+    if python_layer.fallback == NO_FALLBACK:
+        return Verdict(REFUSED, f"{reason}, and there is no fallback", f"{other}.")
+    return Verdict(UNKNOWN, reason, f"{other}.")
+
+
+def _missing(layers: AttentionLayers, kernels: compiled.CompiledSet) -> str:
+    """Return the first call of the layers that has no kernel, empty if all have."""
+    local = layers.window is not None
+    what = f"head size {layers.head_size}" + (" with a window" if local else "")
+    prefill = compiled.find(
+        kernels.prefill,
+        layers.head_size,
+        paged=layers.role not in (ENCODER, MEDIA),
+        causal=layers.role == DECODER,
+        local=local,
+        sink=layers.sinks,
+        lse=False,
+    )
+    if prefill is None:
+        paged = layers.role in (DECODER, CROSS)
+        step = "prefill" if paged else "bidirectional attention"
+        return f"{step}, {what}"
+    if layers.role in (DECODER, CROSS) and kernels.decode:
+        decode = compiled.find_decode(
+            kernels.decode,
+            layers.head_size,
+            heads_per_kv_head=layers.num_heads // layers.num_kv_heads,
+            page_size=_PAGE_SIZE,
+            local=local,
+            sink=layers.sinks,
+        )
+        if decode is None:
+            return f"decode, {what}, block size {_PAGE_SIZE}"
+    return ""
