@@ -36,6 +36,12 @@ RUN_BY = {
     "vllm-xpu-fp8 doctor --model answerdotai/ModernBERT-base --quantization fp8": (
         "doctor/command::test_readme_shows_what_is_printed"
     ),
+    "vllm-xpu-fp8 verify --model BAAI/bge-reranker-large": (
+        "verify/command::test_sound_reranker_passes_in_ci"
+    ),
+    "examples/verify_in_ci.sh BAAI/bge-reranker-large --data passages.jsonl": (
+        "verify/command::test_sound_reranker_passes_in_ci"
+    ),
     "make test": "packaging::test_ci_runs_make_test",
     "python benchmarks/encoder_dispatch.py": (
         "benchmarks::test_encoder_dispatch_is_at_least_eight_times_cheaper"
@@ -89,7 +95,7 @@ def test_table_of_environment_variables_is_the_generated_one() -> None:
     assert match[1] == envs.markdown_table()
 
 
-@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "docs/verify.md"])
 def test_documents_stay_sober(document: str) -> None:
     """Catches exclamation marks, and paths or hosts of one machine."""
     text = re.sub(r"<!--.*?-->", "", (ROOT / document).read_text())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one engine as an arm of `verify`, once for each fault."""
+"""Runs one engine as an arm of `verify`, several times in a row."""
 
 import multiprocessing
 import os
@@ -7,12 +7,14 @@ from typing import Any
 
 from tests import engine
 
-Results = dict[str, dict[str, Any]]
+Result = dict[str, Any]
+
+_DEFAULTS = {"against": "unquantized", "reference_model": None, "seed": 0, "plan": None}
 
 
 def run_arm(
-    request: dict[str, Any], role: str, faults: tuple[str, ...] = ("",), **more: Any
-) -> Results:
+    request: Result, role: str, faults: tuple[str, ...] = ("",), **more: Any
+) -> dict[str, Result]:
     """Return the arm's result for each fault; "" is none.
 
     Args:
@@ -24,18 +26,27 @@ def run_arm(
         more: Goes into the request.
 
     """
-    defaults = {"against": "unquantized", "reference_model": None, "seed": 0}
-    done = engine.run_engine(
-        **{**defaults, "plan": None, **request, **more},
-        role=role,
-        faults=faults,
-        call=f"{__name__}:run",
-    )
-    results: Results = done["results"]
+    variants = [{"fault": fault} for fault in faults]
+    results = _run({**request, **more}, role, variants)
+    return dict(zip(faults, results, strict=True))
+
+
+def run_seeds(
+    request: Result, role: str, plans: dict[int, Result | None]
+) -> dict[int, Result]:
+    """Return the arm's result for each seed, by its plan if that is made already."""
+    variants = [{"seed": seed, "plan": plan} for seed, plan in plans.items()]
+    return dict(zip(plans, _run(request, role, variants), strict=True))
+
+
+def _run(request: Result, role: str, variants: list[Result]) -> list[Result]:
+    call = f"{__name__}:run"
+    merged = {**_DEFAULTS, **request, "role": role, "variants": variants, "call": call}
+    results: list[Result] = engine.run_engine(**merged)["results"]
     return results
 
 
-def run(request: dict[str, Any]) -> dict[str, Results]:
+def run(request: Result) -> Result:
     """Run in the process that `engine` has forked."""
     from vllm import LLM
     from vllm.v1.executor import multiproc_executor
@@ -52,21 +63,20 @@ def run(request: dict[str, Any]) -> dict[str, Results]:
     llm = LLM(**vars(vllm_arm.arm_arguments(request)))
     if request.get("kv_scales"):
         llm.collective_rpc(faults.set_kv_scales)
-    results: Results = {}
-    for fault in request["faults"]:
-        with faults.switched_on(fault, llm):
-            results[fault] = vllm_arm.run(llm, request, progress)
+    results = []
+    for variant in request["variants"]:
+        with faults.switched_on(variant.get("fault", ""), llm):
+            results.append(vllm_arm.run(llm, {**request, **variant}, progress))
     return {"results": results}
 
 
-def run_transformers_arm(request: dict[str, Any]) -> dict[str, Any]:
+def run_transformers_arm(request: Result) -> Result:
     """Return the result of the reference that runs transformers."""
-    defaults = {"reference_model": None, "seed": 0, "plan": None}
-    call = f"{__name__}:run_transformers"
-    return engine.run_engine(**{**defaults, **request}, role="reference", call=call)
+    merged = {**_DEFAULTS, **request, "role": "reference"}
+    return engine.run_engine(**merged, call=f"{__name__}:run_transformers")
 
 
-def run_transformers(request: dict[str, Any]) -> dict[str, Any]:
+def run_transformers(request: Result) -> Result:
     """Run in the process that `engine` has forked."""
     from vllm_xpu_fp8_plugin.verify import child, plan, transformers_arm
 

@@ -52,6 +52,8 @@ class EmulatedXPUPlatform(XPUFp8Platform):
     device_type = "cpu"
     dispatch_key = "CPU"
     dist_backend = "gloo"
+    # Inductor would take seconds to compile the few functions that vLLM decorates.
+    simple_compile_backend = "eager"
 
     @classmethod
     def import_kernels(cls) -> None:

@@ -65,6 +65,7 @@ def judge(
         "checks": checks,
         "measures": {name: _strict(value) for name, value in values.items()},
         "items": len(reference["plan"]["items"]),
+        "texts_cut": reference["plan"].get("texts_cut", 0),
         "arms": {"reference": _arm(reference), "candidate": _arm(candidate)},
         "speed": _speed(reference, candidate) if verdict == PASS else None,
         "pairs": {k: [_strict(x) for x in v] for k, v in pairs.items()},

@@ -4,8 +4,9 @@
 A plan is a dict that goes through JSON: ``task``, ``page``, ``items`` (texts, pairs of
 texts or token ids), ``order`` (of the items in a batch), ``rankings``, ``lengths``
 (token ids for the length sweep), ``alone`` (indices of items to run alone as well),
-``max_tokens`` and, when the reference has run, ``forced`` (token ids to score) and
-``starts`` (how many tokens of each are the prompt).
+``max_tokens``, ``texts_cut`` (how many texts were too long) and, when the reference
+has run, ``forced`` (token ids to score) and ``starts`` (how many tokens of each are the
+prompt).
 """
 
 import random
@@ -54,6 +55,9 @@ def make(
         ValueError: The data has nothing for this task.
 
     """
+    texts_cut = 0
+    if task != GENERATE:
+        data, texts_cut = _fitting(data, encode, longest, pairs=task == SCORE)
     rankings: list[dict[str, Any]] = data["rankings"]
     texts = [t for r in rankings for t in (r["query"], *r["documents"])]
     items: list[Any]
@@ -62,7 +66,9 @@ def make(
     elif task == GENERATE:
         # At the least a token to start from, at the most what leaves room.
         room = max(1, longest - max_tokens)
-        items = [encode(p, True)[-room:] or [0] for p in data["prompts"]]
+        prompts = [encode(p, True) for p in data["prompts"]]
+        items = [ids[-room:] or [0] for ids in prompts]
+        texts_cut = sum(len(ids) > room for ids in prompts)
     elif task == EMBED:
         items = list(dict.fromkeys([*texts, *data["texts"]]))
     else:
@@ -86,7 +92,34 @@ def make(
         "lengths": cut(source, encode, sweep, seed),
         "alone": sorted(order[:_ALONE]),
         "max_tokens": max_tokens,
+        "texts_cut": texts_cut,
     }
+
+
+def _fitting(
+    data: dict[str, Any], encode: Encode, longest: int, *, pairs: bool
+) -> tuple[dict[str, Any], int]:
+    """Return the data with each text cut at its end such that it fits, and how many.
+
+    Neither arm cuts by itself then, and both get the same.
+    """
+    count = 0
+
+    def fit(text: str, room: int) -> str:
+        nonlocal count
+        count += len(encode(text, True)) > room
+        while text and (size := len(encode(text, True))) > room:
+            text = text[: len(text) * room // size]
+        return text
+
+    rankings = []
+    for ranking in data["rankings"]:
+        query = fit(ranking["query"], longest // 2 if pairs else longest)
+        room = longest - len(encode(query, True)) if pairs else longest
+        documents = [fit(d, room) for d in ranking["documents"]]
+        rankings.append({**ranking, "query": query, "documents": documents})
+    texts = [fit(text, longest) for text in data["texts"]]
+    return {**data, "rankings": rankings, "texts": texts}, count
 
 
 def longest_input(task: str, max_model_len: int, tokenizer: Any) -> int:

@@ -24,6 +24,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     name = Path(report["model"]).name if Path(report["model"]).is_dir() else None
     console.print(f"Model:      {escape(name or report['model'])}")
     console.print(f"Task:       {report['task']}, {report['items']} items")
+    if report["texts_cut"]:
+        console.print(f"            cut to fit the model: {report['texts_cut']} texts")
     for role, a in report["arms"].items():
         weights = a["quantization"] or "not quantised"
         console.print(f"{role.capitalize() + ':':11} {a['device']}, {a['dtype']},")
