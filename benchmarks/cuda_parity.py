@@ -225,6 +225,8 @@ def compare(
             times[arm.name].append(arm.ask("time"))
         console.print(f"{workload}: round {i + 1} of {rounds} timed")
     first = answers["not_installed"]
+    # As they are written down, so that a reader gets the same ratios.
+    seconds = {name: [round(t, 4) for t in ts] for name, ts in times.items()}
     return {
         **{k: first[k] for k in ("platform", "attention", "distinct_outputs")},
         "same_platform": len({a["platform"] for a in answers.values()}) == 1,
@@ -234,8 +236,8 @@ def compare(
         "kernel_names": len(profiles["not_installed"]),
         "kernel_launches": sum(profiles["not_installed"].values()),
         "plugin_imported": {n: a["plugin_imported"] for n, a in answers.items()},
-        "seconds": {name: [round(t, 4) for t in ts] for name, ts in times.items()},
-        "throughput_ratio": ratios(times),
+        "seconds": seconds,
+        "throughput_ratio": ratios(seconds),
         "machine": {k: first[k] for k in ("gpu", "vllm", "torch")},
     }
 
