@@ -6,13 +6,16 @@ import importlib.util
 import io
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 import tempfile
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -57,6 +60,18 @@ def kernel_wheel(version: str) -> Path:
 def kernel_package(version: str) -> KernelPackage:
     """Return what is read from the wheel, or skip the test."""
     return kernel_files.read_package(kernel_wheel(version))
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[], Any]) -> Any:
+    """Return what `make` returns, made by one of xdist's workers for all."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    made = folder / f"{name}.pickle"
+    with FileLock(f"{made}.lock", timeout=300):
+        if not made.exists():
+            made.write_bytes(pickle.dumps(make()))
+    return pickle.loads(made.read_bytes())
 
 
 def installed_vllm() -> Path:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from tests.doctor.packages import installed_vllm, kernel_package
+from tests.doctor.packages import installed_vllm, kernel_package, once
 from vllm_xpu_fp8_plugin.cli import doctor, main
 from vllm_xpu_fp8_plugin.doctor import python_layer
 from vllm_xpu_fp8_plugin.doctor.attention_layers import attention_layers
@@ -27,9 +27,11 @@ SECTIONS = ["Activation", "vLLM", "Kernels", "Model", "Hardware"]
 
 
 @pytest.fixture(scope="module")
-def report(minilm: str) -> Report:
+def report(minilm: str, tmp_path_factory: pytest.TempPathFactory) -> Report:
     """Return the report on a real model with the software XPU."""
-    return examine(Request(minilm, "fp8", "fp8"))
+    request = Request(minilm, "fp8", "fp8")
+    made: Report = once(tmp_path_factory, "report", lambda: examine(request))
+    return made
 
 
 @pytest.fixture

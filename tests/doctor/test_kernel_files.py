@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.doctor.packages import kernel_package, kernel_wheel
@@ -103,6 +103,7 @@ def test_python_layer_does_what_its_source_says(version: str) -> None:
     assert bool(received) == (layer.query_descale != REFUSED)
 
 
+@pytest.mark.alone
 def test_a_wheel_is_read_within_five_seconds_and_200_mb() -> None:
     """Catches a wheel that is unpacked whole: this one has 780 MB."""
     code = """
@@ -197,6 +198,7 @@ def test_a_path_without_the_package_is_named(path: str, tmp_path: Path) -> None:
         read_package(tmp_path / path)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_damaged_wheels_are_read_or_refused(data: st.DataObject) -> None:
     """Catches any other exception for bytes changed anywhere in a wheel."""
@@ -210,6 +212,7 @@ def test_damaged_wheels_are_read_or_refused(data: st.DataObject) -> None:
         read_package(path)
 
 
+@settings(deadline=None)
 @given(st.text() | st.sampled_from(["(" * 9999, "-" * 99999 + "1", "x\0"]))
 def test_any_python_source_is_examined(source: str) -> None:
     """Catches a source that ends in an exception in place of "unknown"."""

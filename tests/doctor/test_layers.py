@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.doctor.build import build
-from tests.doctor.packages import installed_vllm
+from tests.doctor.packages import installed_vllm, once
 from vllm_xpu_fp8_plugin.doctor import vllm_sources
 from vllm_xpu_fp8_plugin.doctor.attention_layers import (
     AttentionLayers,
@@ -100,14 +100,17 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def built(folders: dict[str, Path]) -> dict[str, dict[str, Any]]:
+def built(
+    folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
     """Build all models with vLLM, in one process."""
-    return build(
-        {
-            name: {"model": str(folder), "quantization": "fp8"}
-            for name, folder in folders.items()
-        }
-    )
+    models = {
+        name: {"model": str(folder), "quantization": "fp8"}
+        for name, folder in folders.items()
+    }
+    made: dict[str, dict[str, Any]]
+    made = once(tmp_path_factory, "built", lambda: build(models))
+    return made
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -257,6 +260,7 @@ _VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(_KEYS, _VALUES))
 def test_any_config_is_read_or_refused(config: dict[str, Any]) -> None:
     """Catches a field of an unexpected type that ends in a traceback."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -116,6 +116,19 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
         read_model(str(tmp_path))
 
 
+def test_headers_are_bounded_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a thousand shards, each with the largest header that is allowed."""
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    for shard in range(3):
+        save_file({f"x{shard}": torch.zeros(1)}, tmp_path / f"{shard}.safetensors")
+    assert len(read_model(str(tmp_path)).tensors) == 3
+    monkeypatch.setattr(model_files, "_MAX_HEADERS", 150)
+    with pytest.raises(ModelError, match="headers of more than 150 bytes"):
+        read_model(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "weight_map", [{"a": "../../etc/passwd"}, {"a": "/etc/passwd"}, {"a": 1}, [], "x"]
 )
@@ -142,6 +155,7 @@ def test_a_hub_name_that_cannot_be_had_is_named(model: str) -> None:
         read_model(model)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_damaged_headers_are_read_or_refused(data: st.DataObject) -> None:
     """Catches any other exception for bytes changed anywhere in a file."""
@@ -165,6 +179,7 @@ _JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=5), _JSON))
 def test_any_header_is_read_or_refused(header: dict[str, Any]) -> None:
     """Catches an entry of an unexpected type that ends in a traceback."""
