@@ -20,7 +20,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Hours, 13 GB of downloads in .matrix. It goes on where it stopped.
+# An hour or more, 13 GB in .matrix. It goes on where it stopped.
 matrix: .venv/ready
 	$(BIN)/python -m tests.matrix --rerank
 	$(BIN)/python -m tests.matrix --readme

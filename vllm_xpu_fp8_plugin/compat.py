@@ -6,6 +6,7 @@ becomes obsolete is for whoever raises `OLDEST`, and checked by the tests.
 """
 
 import functools
+import multiprocessing
 from collections.abc import Callable
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -47,8 +48,9 @@ def _has_cascade_attention() -> bool:
     return hasattr(flash_attn, "cascade_attention")
 
 
+@functools.cache
 def _loses_biases() -> bool:
-    """Return whether vLLM makes a layer's weights and loses its bias thereby."""
+    """Return whether vLLM, as installed, makes a layer's weights and loses its bias."""
     from vllm.model_executor.model_loader.reload import meta
 
     layer = torch.nn.Linear(1, 1, device="meta")
@@ -72,6 +74,14 @@ BIASES = Adjustment(
     _loses_biases,
 )
 ADJUSTMENTS = (CASCADE, BIASES)
+
+
+def unsupported(what: str, cause: ImportError) -> ImportError:
+    """Return the error to raise where the installed vLLM lacks what `what` needs."""
+    return ImportError(
+        f"{what} cannot run with vLLM {version('vllm')}: {cause}. Use a vLLM from "
+        f"{OLDEST} to {NEWEST_TESTED}, or update the plugin."
+    )
 
 
 def adjust_config(vllm_config: "VllmConfig") -> None:
@@ -114,6 +124,9 @@ def adjust_loading() -> None:
 
 @functools.cache
 def _note_a_newer_vllm() -> None:
+    """Say so once: vLLM's engine has a process of its own, and so have its workers."""
+    if multiprocessing.parent_process() is not None:
+        return
     installed = version("vllm")
     if Version(installed.partition("+")[0]) > Version(NEWEST_TESTED):
         logger.info(

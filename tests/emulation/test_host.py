@@ -2,13 +2,19 @@
 """What takes the place of slow host code computes the same."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vllm.v1.worker import block_table
 
-from vllm_xpu_fp8_plugin.emulation.host import compute_slot_mapping, unquantized_gemm
+from vllm_xpu_fp8_plugin.emulation.host import (
+    compute_slot_mapping,
+    unquantized_gemm,
+    use_slot_mapping,
+)
 
 POISON = 123456789
 
@@ -90,3 +96,36 @@ def test_unquantized_product_is_rounded_once(
     assert (
         (result.double() - exact).abs() <= 1.01 * half_unit * exact.abs() + 1e-4
     ).all()
+
+
+class _NotToBeLookedAt:
+    """Stands in for humming-kernels' device, which loads the CUDA driver."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> None:
+        raise ImportError("libcuda.so.1: cannot open shared object file")
+
+
+def test_slot_mapping_takes_the_place_of_the_kernel_it_computes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Catches a kernel left in the interpreter, and a look into others' modules."""
+    monkeypatch.setattr(block_table, "lazy", _NotToBeLookedAt(), raising=False)
+    owner = block_table.ComputeSlotMappingKernel
+    monkeypatch.setattr(owner, "kernel", owner.kernel)
+    for _ in range(2):
+        use_slot_mapping()
+        assert owner().kernel.func is compute_slot_mapping
+
+
+def test_slot_mapping_leaves_another_kernel_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Catches arguments taken for others: vLLM 0.31's kernel has two more."""
+    other = SimpleNamespace(arg_names=["num_tokens", "block_size"])
+    monkeypatch.setattr(block_table.ComputeSlotMappingKernel, "kernel", other)
+    use_slot_mapping()
+    assert block_table.ComputeSlotMappingKernel.kernel is other
+    monkeypatch.delattr(block_table, "ComputeSlotMappingKernel")
+    use_slot_mapping()

@@ -58,12 +58,14 @@ def main() -> int:
         for vllm, kernels in pairs:
             progress.update(task, description=f"vLLM {vllm}, kernels {kernels}")
             cell = cells.get((vllm, kernels))
-            if not cell or not _is_current(cell, sources, options.rerank):
-                cell = _run(vllm, kernels, maker, options.rerank)
-                cell["sources"] = sources
-                if cell["status"] != results.SKIPPED:
-                    cells[vllm, kernels] = cell
-                    results.save(cells, options.output)
+            if cell is None or cell["sources"] != sources:
+                cell = {**_run(vllm, kernels, maker), "sources": sources}
+            passed = cell["status"] == results.PASSED
+            if options.rerank and passed and not cell["rerank"]:
+                cell["rerank"] = _part("rerank", maker.make(vllm, kernels))
+            if cell["status"] != results.SKIPPED:
+                cells[vllm, kernels] = cell
+                results.save(cells, options.output)
             progress.print(_line(cell), soft_wrap=True)
             done.append(cell)
             progress.advance(task)
@@ -91,13 +93,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _is_current(cell: results.Cell, sources: str, rerank: bool) -> bool:
-    wanted = rerank and cell["status"] == results.PASSED
-    return cell["sources"] == sources and not (wanted and not cell["rerank"])
-
-
-def _run(vllm: str, kernels: str, maker: Maker, rerank: bool) -> results.Cell:
-    """Run a combination."""
+def _run(vllm: str, kernels: str, maker: Maker) -> results.Cell:
+    """Run the contract suite in a combination."""
     cell: results.Cell = {
         "vllm": vllm,
         "kernels": kernels,
@@ -123,10 +120,8 @@ def _run(vllm: str, kernels: str, maker: Maker, rerank: bool) -> results.Cell:
     if cell["error"]:
         if refusal := _part("upstream", environment).get("refusal"):
             cell.update(status=results.REFUSED, error=refusal)
-        return cell
-    cell["status"] = results.PASSED
-    if rerank:
-        cell["rerank"] = _part("rerank", environment)
+    else:
+        cell["status"] = results.PASSED
     return cell
 
 

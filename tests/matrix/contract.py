@@ -88,7 +88,10 @@ def flash_attn_becomes_our_backend_and_keeps_its_name() -> None:
     from vllm.v1.attention.backends.registry import AttentionBackendEnum
     from vllm.v1.attention.selector import AttentionSelectorConfig
 
-    from vllm_xpu_fp8_plugin.attention import XPUFp8AttentionBackend
+    from vllm_xpu_fp8_plugin.attention import (
+        XPUFp8AttentionBackend,
+        XPUFp8AttentionImpl,
+    )
 
     config = AttentionSelectorConfig(
         head_size=64, dtype=torch.bfloat16, kv_cache_dtype="auto", block_size=64
@@ -97,6 +100,7 @@ def flash_attn_becomes_our_backend_and_keeps_its_name() -> None:
     for selected in (None, flash_attn):
         path = current_platform.get_attn_backend_cls(selected, config)
         assert resolve_obj_by_qualname(path) is XPUFp8AttentionBackend
+    assert XPUFp8AttentionBackend.get_impl_cls() is XPUFp8AttentionImpl
     assert AttentionBackendEnum[XPUFp8AttentionBackend.get_name()] is flash_attn
     triton = AttentionBackendEnum.TRITON_ATTN
     path = current_platform.get_attn_backend_cls(triton, config)
@@ -154,7 +158,10 @@ def signatures_are_those_the_plugin_builds_on() -> None:
     )
     with _recorded_calls() as calls:
         _encoder_attention()
-    inspect.signature(upstream.flash_attn_varlen_func).bind(**calls[0])
+    kernel = inspect.signature(upstream.flash_attn_varlen_func)
+    kernel.bind(**calls[0])
+    # It may take any others, and ignore them.
+    assert not set(calls[0]) - set(kernel.parameters)
     inspect.signature(XPUPlatform.get_attn_backend_cls).bind(None, None, num_heads=8)
     inspect.signature(XPUPlatform.check_and_update_config).bind(None)
 

@@ -7,6 +7,8 @@ with. Of a vLLM and of a kernel package only what the XPU path reads is kept, a 
 is shared by the vLLM releases that ask for it: all of the matrix takes 13 GB.
 """
 
+import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -16,7 +18,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
-from importlib.metadata import Distribution, PackageNotFoundError, distributions
+from importlib.metadata import PackageNotFoundError, distributions
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import NamedTuple
@@ -31,10 +33,9 @@ CACHE = ROOT / ".matrix"
 _VLLM_SUFFIXES = {".py", ".json", ".jinja", ".txt", ".toml", ".yaml"}
 # Their files hold the op schemas; the attention kernels are in others.
 _KERNEL_LIBRARIES = re.compile(r"(_C|_moe_C|_xpu_C|_vllm_fa2_C)\.[\w.-]*so")
-# For GPUs of NVIDIA, or built for one torch: the XPU path imports none of them. torch
-# itself has a folder of its own.
+# For GPUs of NVIDIA, or built for one torch: the XPU path imports none of them.
 _NOT_FOR_XPU = re.compile(
-    r"torch(audio|vision|codec)?|flashinfer-.*|nvidia-.*|tilelang|tokenspeed-.*"
+    r"torch(audio|vision|codec)|flashinfer-.*|nvidia-.*|tilelang|tokenspeed-.*"
     r"|apache-tvm-ffi|quack-kernels"
 )
 
@@ -116,22 +117,20 @@ class Maker:
         return Environment(folders, notes)
 
     def _dependencies(self, vllm: Path, notes: list[str]) -> Path:
-        """Install what a vLLM asks for and is not installed, one by one."""
+        """Install what a vLLM asks for and is not installed, and what that asks for."""
         folder = vllm.with_name(f"{vllm.name}-dependencies")
         if not folder.exists():
             with tempfile.TemporaryDirectory(dir=CACHE) as tmp:
-                for requirement in _unmet(vllm, []):
-                    if _NOT_FOR_XPU.fullmatch(requirement.name):
-                        continue
-                    try:
-                        self._install(_without_marker(requirement), tmp, "--no-deps")
-                    except NotInstallableError:
-                        continue  # _unmet finds it again, for the notes
+                tried: set[str] = set()
+                while wanted := _unmet([vllm, Path(tmp)]).keys() - tried:
+                    for requirement in sorted(wanted):
+                        # One that cannot be had is found again, for the notes.
+                        with contextlib.suppress(NotInstallableError):
+                            self._install(requirement, tmp, "--no-deps")
+                    tried |= wanted
                 _move(Path(tmp), folder)
-        for requirement in _unmet(vllm, [folder]):
-            if requirement.name != "torch":
-                present = _version_of(requirement.name) or "none"
-                notes.append(f"{_without_marker(requirement)}: {present}")
+        for requirement, present in _unmet([vllm, folder], for_xpu=False).items():
+            notes.append(f"{requirement}: {present or 'none'}")
         return folder
 
     def _torch(self, vllm: Path, notes: list[str]) -> Path | None:
@@ -197,36 +196,48 @@ class Maker:
             raise NotInstallableError(f"{wanted}: {' '.join(lines[-1:])}")
 
 
-def _requirements(vllm: Path) -> list[Requirement]:
-    """Return what an unpacked vLLM asks for on this machine."""
-    (distribution,) = distributions(path=[str(vllm)])
-    found = [Requirement(text) for text in distribution.requires or []]
+def _requirements(folder: Path) -> list[Requirement]:
+    """Return what the distributions in `folder` ask for on this machine."""
+    found = [
+        Requirement(text)
+        for distribution in distributions(path=[str(folder)])
+        for text in distribution.requires or []
+    ]
     return [r for r in found if not r.marker or r.marker.evaluate({"extra": ""})]
 
 
-def _unmet(vllm: Path, folders: list[Path]) -> list[Requirement]:
-    """Return what a vLLM asks for and neither `folders` nor this Python has."""
-    unmet = []
-    for requirement in _requirements(vllm):
+def _unmet(folders: list[Path], for_xpu: bool = True) -> dict[str, str | None]:
+    """Return requirements that neither `folders` nor this Python meets.
+
+    Args:
+        folders: Those whose requirements are meant, too.
+        for_xpu: Leave out what the XPU path does not import.
+
+    Returns:
+        Requirement -> the version that there is, None if there is none.
+
+    """
+    unmet = {}
+    for requirement in itertools.chain(*map(_requirements, folders)):
+        if requirement.name == "torch":
+            continue
+        if for_xpu and _NOT_FOR_XPU.fullmatch(requirement.name):
+            continue
         found = _version_of(requirement.name, folders)
         if found is None or not requirement.specifier.contains(found, prereleases=True):
-            unmet.append(requirement)
+            unmet[str(requirement).partition(";")[0].strip()] = found
     return unmet
 
 
-def _version_of(name: str, folders: list[Path] | None = None) -> str | None:
+def _version_of(name: str, folders: list[Path]) -> str | None:
     """Return the version in one of `folders`, or else the installed one."""
-    for distribution in distributions(path=[str(f) for f in folders or []]):
+    for distribution in distributions(path=[str(f) for f in folders]):
         if canonicalize_name(distribution.metadata["Name"]) == canonicalize_name(name):
             return distribution.version
     try:
-        return Distribution.from_name(name).version
+        return installed_version(name)
     except PackageNotFoundError:
         return None
-
-
-def _without_marker(requirement: Requirement) -> str:
-    return str(requirement).partition(";")[0].strip()
 
 
 def _move(source: Path, folder: Path) -> None:

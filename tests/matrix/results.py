@@ -35,8 +35,8 @@ def save(cells: dict[Key, Cell], folder: Path = FOLDER) -> None:
     """Write results.json and results.md."""
     folder.mkdir(parents=True, exist_ok=True)
     ordered = sorted(cells.values(), key=_order)
-    content = json.dumps({"cells": ordered}, indent=1, ensure_ascii=False)
-    (folder / "results.json").write_text(content + "\n")
+    lines = ",\n".join(json.dumps(cell, ensure_ascii=False) for cell in ordered)
+    (folder / "results.json").write_text(f'{{"cells": [\n{lines}\n]}}\n')
     (folder / "results.md").write_text(markdown(cells) + "\n")
 
 

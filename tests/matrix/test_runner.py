@@ -128,6 +128,31 @@ def test_contract_finds_a_release_that_is_not_the_one_asked_for(tmp_path: Path) 
     assert failed == {"releases_are_the_ones_asked_for"}, json.dumps(checks, indent=1)
 
 
+def test_ci_runs_the_oldest_and_newest_and_says_what_it_skips(
+    parts: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Catches a CI that leaves the supported range untested without a word."""
+    command = (environments.ROOT / ".ci/run").read_text().splitlines()[-1].split()
+    assert command[:3] == [".venv/bin/python", "-m", "tests.matrix"]
+    cell = {"checks": {}, "rerank": None, "status": results.PASSED}
+    cells = {
+        (vllm, kernels): {**cell, "vllm": vllm, "kernels": kernels}
+        for vllm in ("0.1", "0.9", "0.10")
+        for kernels in ("0.1.9", "0.1.10")
+    }
+    cells["0.10", "0.1.10"]["status"] = results.REFUSED
+    monkeypatch.setattr(results, "load", lambda folder=None: {} if folder else cells)
+    options = [tmp_path if "/" in word else word for word in command[3:]]
+    assert run(monkeypatch, *options) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "vLLM 0.1, kernels 0.1.10: skipped" in lines
+    assert "vLLM 0.10, kernels 0.1.9: passed (torch 2.13.0)" in lines
+    assert lines[-2:] == ["1 passed", "1 skipped"]
+
+
 def test_downloads_end_with_the_budget() -> None:
     """Catches a CI that waits for a slow registry."""
     with pytest.raises(environments.TimeIsUpError, match=r"vllm==0\.0\.0 is not"):

@@ -32,6 +32,10 @@ def refusal() -> str | None:
         for module in MODULES:
             importlib.import_module(module)
     except ImportError as e:
+        # Anything else that does not import is a fault of the environment.
+        if (e.name or "").partition(".")[0] not in ("vllm", "vllm_xpu_kernels"):
+            raise
         # The file that lacks the name; where it lies says nothing.
-        return f"{type(e).__name__}: {str(e).partition(' (/')[0]}"
+        message = " ".join(str(e).split()).partition(" (/")[0]
+        return f"{type(e).__name__}: {message}"
     return None

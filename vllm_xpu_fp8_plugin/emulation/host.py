@@ -4,6 +4,8 @@
 Without these vLLM's code would run all the same, and slowly.
 """
 
+import inspect
+
 import torch
 from torch import Tensor
 
@@ -18,17 +20,21 @@ def use_unquantized_gemm() -> None:
 
 
 def use_slot_mapping() -> None:
-    """Have vLLM take `compute_slot_mapping`, where its registry and kernel are there.
+    """Have vLLM take `compute_slot_mapping` for the kernel with the same parameters.
 
-    vLLM before 0.32 has another kernel, which goes on to run in Triton's interpreter.
+    vLLM before 0.32 has another, which goes on to run in Triton's interpreter.
     """
     from vllm.v1.worker import block_table
 
-    if hasattr(block_table, "ComputeSlotMappingKernel"):
-        from vllm.triton_utils.dispatcher import register_kernels
+    owner = getattr(block_table, "ComputeSlotMappingKernel", None)
+    names = list(inspect.signature(compute_slot_mapping).parameters)
+    if owner is not None and list(getattr(owner.kernel, "arg_names", ())) == names:
+        from vllm.triton_utils.dispatcher import KernelOverride
 
-        name = "vllm.v1.worker.block_table.ComputeSlotMappingKernel.kernel"
-        register_kernels({name: compute_slot_mapping})
+        # register_kernels would look into each value of each module for further
+        # references, which loads the CUDA driver: humming-kernels, which vLLM
+        # installs, has a value that does so when looked at.
+        owner.kernel = KernelOverride(owner.kernel, compute_slot_mapping)
 
 
 def use_pytorch_sampling() -> None:

@@ -9,13 +9,18 @@ import psutil
 import torch
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
-from vllm.utils.mem_utils import format_gib
-from vllm.utils.torch_utils import set_random_seed
-from vllm.v1.worker.cpu_model_runner import CPUModelRunner
-from vllm.v1.worker.gpu_worker import Worker, init_worker_distributed_environment
-from vllm.v1.worker.worker_base import CompilationTimes
 
+from vllm_xpu_fp8_plugin import compat
 from vllm_xpu_fp8_plugin.emulation import host
+
+try:
+    from vllm.utils.mem_utils import format_gib
+    from vllm.utils.torch_utils import set_random_seed
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+    from vllm.v1.worker.gpu_worker import Worker, init_worker_distributed_environment
+    from vllm.v1.worker.worker_base import CompilationTimes
+except ImportError as e:
+    raise compat.unsupported("The software XPU", e) from e
 
 logger = init_logger("vllm.xpu_fp8_plugin.worker")
 
