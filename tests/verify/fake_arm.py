@@ -22,6 +22,8 @@ def measure(request: child.Result, progress: child.Progress) -> child.Result:
         case "raise":
             print("\n".join(f"line {i}" for i in range(100)))
             raise ValueError("no such weight")
+        case "refuse":
+            raise child.CannotRunError("nothing to verify. Give --quantization fp8.")
         case "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
         case "hang":

@@ -81,6 +81,15 @@ def test_failed_arm_is_named_with_the_end_of_its_log(
     assert_gone(pids)
 
 
+def test_arm_that_refuses_says_why_and_no_more(tmp_path: Path) -> None:
+    """Catches a traceback for what a user asked for."""
+    with pytest.raises(arm.ArmError) as e:
+        run(tmp_path, do="refuse")
+    assert str(e.value) == (
+        "the candidate arm cannot run: nothing to verify. Give --quantization fp8."
+    )
+
+
 def test_stale_result_is_not_taken_for_an_answer(tmp_path: Path) -> None:
     """Catches a crash after which an older result is read."""
     run(tmp_path, do="answer")

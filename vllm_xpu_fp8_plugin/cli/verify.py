@@ -172,7 +172,8 @@ def _model(name: str) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ValueError(f"--model {name}: the folder has no config.json.")
-        return str(path.resolve())
+        # A link keeps its name, which is the one in the report.
+        return str(path.absolute())
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"--model {name}: no such folder.")
     return name
@@ -207,14 +208,17 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
-        bar = progress.add_task("", total=None)
-        last = ""
+        bar, last, last_total = progress.add_task("", total=None), "", 0
 
         def on_progress(stage: str, done: int, total: int) -> None:
-            nonlocal last
+            nonlocal bar, last, last_total
             if stage != last and not console.is_terminal:
                 print(f"verify: {stage}", file=sys.stderr, flush=True)
-            last = stage
-            progress.update(bar, description=stage, completed=done, total=total or None)
+            if total != last_total:
+                # The other arm's; a bar cannot go back to a total that is not known.
+                progress.remove_task(bar)
+                bar = progress.add_task("", total=total or None)
+            last, last_total = stage, total
+            progress.update(bar, description=stage, completed=done)
 
         yield on_progress

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vllm_xpu_fp8_plugin.verify.child import CANNOT_RUN
+
 REFERENCE, CANDIDATE = "reference", "candidate"
 _LOG_LINES = 15
 
@@ -133,6 +135,8 @@ def _environment() -> dict[str, str]:
 
 def _failure(role: str, status: int, log: Path) -> str:
     end = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+    if status == CANNOT_RUN and end:
+        return f"the {role} arm cannot run: {end[-1]}"
     how = f"by signal {-status}" if status < 0 else f"with status {status}"
     shown = "\n".join(f"  {line}" for line in end)
     return f"the {role} arm ended {how}. The end of its log ({log}):\n{shown}"

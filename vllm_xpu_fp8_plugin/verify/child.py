@@ -15,6 +15,13 @@ from tqdm import tqdm
 
 Result = dict[str, Any]
 
+# The exit status for a `CannotRunError`, whose message is the last line of the log.
+CANNOT_RUN = 3
+
+
+class CannotRunError(ValueError):
+    """What was asked for cannot be verified; the message says what to do, in a line."""
+
 
 class Progress:
     """Reports what is going on, as lines of JSON on a pipe.
@@ -69,6 +76,9 @@ def main(measure: Callable[[Result, Progress], Result]) -> None:
     progress.stage("starting")
     try:
         result = measure(json.loads(Path(request_path).read_text()), progress)
+    except CannotRunError as e:
+        print(f"\n{e}", file=sys.stderr)
+        raise SystemExit(CANNOT_RUN) from None
     except Exception as e:
         traceback.print_exc()
         # The last line is what a user reads first.

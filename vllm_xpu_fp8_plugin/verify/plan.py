@@ -13,6 +13,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from vllm_xpu_fp8_plugin.verify.child import CannotRunError
+
 SCORE, EMBED, CLASSIFY, GENERATE = "score", "embed", "classify", "generate"
 
 # The block size of the XPU attention kernels; a multiple of the others'.
@@ -52,7 +54,7 @@ def make(
         seed: Fixes the order of the items and the text of the length sweep.
 
     Raises:
-        ValueError: The data has nothing for this task.
+        CannotRunError: The data has nothing for this task.
 
     """
     texts_cut = 0
@@ -74,7 +76,7 @@ def make(
     else:
         items = data["texts"] or (texts if data.get("builtin") else [])
     if not items:
-        raise ValueError(
+        raise CannotRunError(
             f"The model's task is {task!r}, and the data has no line for it. "
             f"Needed: {_NEEDED[task]}."
         )

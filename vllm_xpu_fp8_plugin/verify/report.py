@@ -66,9 +66,11 @@ def _sentence(check: dict[str, Any]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a value at three significant digits."""
+    """Return a value at three significant digits or more, a whole one as such."""
     if value is None:
         return "not finite"
+    if value == int(value):
+        return f"{value:.0f}"
     return f"{value:.4f}" if 0.001 <= abs(value) < 10 else f"{value:.3g}"
 
 

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from vllm_xpu_fp8_plugin.verify import child, plan
-from vllm_xpu_fp8_plugin.verify.child import Progress, Result
+from vllm_xpu_fp8_plugin.verify.child import CannotRunError, Progress, Result
 
 # Engine arguments that make a model FP8. The reference gets their defaults.
 FP8_ARGUMENTS = (
@@ -21,10 +21,6 @@ FP8_ARGUMENTS = (
 
 # Most likely tokens kept at each step: how near a tie a token that differs was.
 TOP = 10
-
-
-class CannotRunError(RuntimeError):
-    """What was asked for cannot be verified; the message says what to do."""
 
 
 def measure(request: Result, progress: Progress) -> Result:
