@@ -12,9 +12,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
+
+# A script's background jobs ignore Ctrl-C, and processes that tests start would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
