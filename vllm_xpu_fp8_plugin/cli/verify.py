@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vllm_xpu_fp8_plugin.verify import arm, inputs, report, thresholds, workflow
-from vllm_xpu_fp8_plugin.verify.judge import PASS, judge
+from vllm_xpu_fp8_plugin.verify.judge import judge
+from vllm_xpu_fp8_plugin.verify.threshold import PASS
 
 _EPILOG = """\
 exit status: 0 pass, 1 drift or alarm, 2 could not run.
@@ -65,8 +66,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         "--limit",
         action="append",
         default=[],
-        metavar="MEASURE=VALUE",
-        help="another limit for a measure; may be repeated",
+        metavar="MEASURE=VALUE[,ALARM]",
+        help="other limits for a measure; may be repeated",
     )
     add("--max-tokens", type=_positive, default=64, metavar="N", help="for a prompt")
     add("--seed", type=int, default=0, help="order of the items (default: 0)")
