@@ -249,6 +249,8 @@ def test_small_errors_drift_and_smaller_ones_pass(task: str) -> None:
         noise = size * rng.normal(size=items.shape)
         # Rounding moves logits, of which probabilities are powers.
         moved = items + noise if task == "embed" else items * np.exp(2 * noise)
+        if task == "score":
+            moved = 1 / (1 + (1 / items - 1) * np.exp(2 * noise))
         candidate["items"] = moved.tolist()
         candidate["alone"] = [candidate["items"][i] for i in (0, 1)]
         verdicts.append(judge(reference, candidate)["verdict"])
