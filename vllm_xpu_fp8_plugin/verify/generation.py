@@ -119,8 +119,7 @@ def _forced(
     for name, arm in (("reference", reference), ("candidate", candidate)):
         rows = zip(arm["forced"], work["starts"], strict=True)
         on_tokens[name] = [x for row, n in rows for x in row[n - 1 :]]
-        everything = [x for row in arm["forced"] for x in row if math.isfinite(x)]
-        mean = -_mean_finite(everything)
+        mean = -_mean_finite([x for row in arm["forced"] for x in row])
         values[f"perplexity_{name}"] = math.exp(min(mean, 700.0))
     values["perplexity_ratio"] = (
         values["perplexity_candidate"] / values["perplexity_reference"]

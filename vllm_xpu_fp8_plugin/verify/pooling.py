@@ -200,7 +200,7 @@ def _summary(name: str, drift: Array) -> dict[str, float]:
 
 def _worst(value: float, more: Array) -> float:
     """Return the greatest of all, but for NaN, which `non_finite` counts."""
-    greatest = float(np.nanmax(more, initial=value))
+    greatest = float(more[~np.isnan(more)].max(initial=value))
     return greatest if greatest > -np.inf else float("nan")
 
 
