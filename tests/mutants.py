@@ -21,7 +21,7 @@ PACKAGE = "vllm_xpu_fp8_plugin"
 _LEAST = 0.9
 _SECONDS = 120.0
 
-_VERIFY = ["judge", "changes", "ranks", "thresholds"]
+_VERIFY = "tests/verify/test"
 
 # Module -> the tests that must see a change of it.
 TESTS = {
@@ -29,9 +29,14 @@ TESTS = {
     "attention": ["tests/test_attention.py"],
     "compat": ["tests/test_compat.py"],
     "platform": ["tests/test_platform.py"],
-    "verify/generation": [f"tests/verify/test_{x}.py" for x in _VERIFY],
-    "verify/judge": [f"tests/verify/test_{x}.py" for x in _VERIFY],
-    "verify/pooling": [f"tests/verify/test_{x}.py" for x in _VERIFY],
+    "verify/generation": [f"{_VERIFY}_generation.py", f"{_VERIFY}_judge.py"],
+    "verify/judge": [f"{_VERIFY}_judge.py"],
+    "verify/pooling": [f"{_VERIFY}_pooling.py", f"{_VERIFY}_judge.py"],
+    # Of these pooling and generation have their arithmetic.
+    "verify/lengths": [f"{_VERIFY}_lengths.py"],
+    "verify/rankings": [f"{_VERIFY}_rankings.py", f"{_VERIFY}_judge.py"],
+    "verify/ranks": [f"{_VERIFY}_ranks.py"],
+    "verify/spread": [f"{_VERIFY}_spread.py"],
 }
 
 # One replacement for each operator says as much as eleven. `|` stands in annotations,

@@ -214,7 +214,8 @@ def _identical(reference: Result, arm: Result, rng: np.random.Generator) -> None
 def _other_batch(strength: float) -> Change:
     def apply(reference: Result, arm: Result, rng: np.random.Generator) -> None:
         logits = Logits(reference, arm)
-        logits.parts["alone"][0] += strength * logits.unit
+        # Of one logit: a softmax does not see what all have in common.
+        logits.parts["alone"][0, 0] += strength * logits.unit
         logits.write()
 
     return apply

@@ -26,6 +26,7 @@ KEYS = {
     "alarms",
     "checks",
     "measures",
+    "unit",
     "items",
     "texts_cut",
     "arms",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.verify import results
-from vllm_xpu_fp8_plugin.verify.judge import judge
+from vllm_xpu_fp8_plugin.verify.judge import described, judge
 
 Result = dict[str, Any]
 
@@ -448,6 +448,51 @@ def test_a_tie_may_fall_the_other_way_and_a_lead_may_not() -> None:
         # The batch is then another than the items alone, too.
         assert failed - {"batch_margin_max"} == (wrong if step == "lead" else set())
     assert margins == {"tie": pytest.approx(0.3), "lead": pytest.approx(5.0)}
+
+
+def test_checks_say_what_is_allowed() -> None:
+    """Catches a bound that is told the wrong way round, and limits that are mixed up."""
+    reference = make("score")
+    reference["plan"]["texts_cut"] = 3
+    report = judge(reference, rounded(reference))
+    checks = {c["name"]: c for c in report["checks"]}
+    order, drift = checks["order_kept"], checks["score_drift_mean"]
+    assert (order["bound"], drift["bound"]) == ("at least", "at most")
+    assert order["alarm"] < order["drift"] <= order["value"]
+    assert drift["alarm"] > drift["drift"] >= drift["value"]
+    assert report["texts_cut"] == 3
+    assert judge(make("score"), make("score"))["texts_cut"] == 0
+    assert report["items"] == 96
+    assert set(report["arms"]["candidate"]) == set(results.ARM)
+
+
+def test_a_measure_that_the_data_lacks_leaves_the_others() -> None:
+    """Catches checks that end with the first one that cannot be made."""
+    reference = make("embed")
+    for ranking in reference["plan"]["rankings"]:
+        del ranking["relevance"]
+    checked = {c["name"] for c in judge(reference, rounded(reference))["checks"]}
+    assert "ndcg10_labels_loss" not in checked
+    assert {"cosine_drift_mean", "norm_drift_max", "batch_drift_max"} <= checked
+
+
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("candidate", [False, True])
+def test_speed_of_software_is_marked(reference: bool, candidate: bool) -> None:
+    """Catches the speed of an emulated arm, shown as an Intel GPU's."""
+    theirs, ours = make("score"), rounded(make("score"))
+    theirs["emulated"], ours["emulated"] = reference, candidate
+    assert judge(theirs, ours)["speed"]["emulated"] is (reference or candidate)
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(99_999, "99999"), (100_000, "0.1 M"), (0, "0"), (7_612_345_678, "7612.3 M")],
+)
+def test_weights_are_counted_in_millions(count: int, shown: str) -> None:
+    """Catches a few weights that are rounded to none."""
+    counts = {**results.ARM["fp8"], "weights_fp8": count, "weights": count}
+    assert f" {shown} of {shown} weights" in described(counts)
 
 
 def test_limits_can_be_changed() -> None:
