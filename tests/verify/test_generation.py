@@ -130,6 +130,7 @@ def test_repeats_and_runs_count_beyond_the_references() -> None:
     assert values["adjacent_repeats"] == pytest.approx(1 / 4)
     assert values["adjacent_repeats_reference"] == pytest.approx(2 / 4)
     assert values["longest_run"] == 1
+    assert (values["longest_run_candidate"], values["longest_run_reference"]) == (3, 2)
     assert compared(reference, candidate)["adjacent_repeats"] == 0
     assert generation.adjacent_repeats([row([1]), row([])]) == 0
 
@@ -165,11 +166,39 @@ def test_sweep_is_the_drift_of_the_first_token() -> None:
     assert compared(candidate)["length_drift_max"] == pytest.approx(2.5)
     reference = arm()
     reference["lengths"][1] = row([])
-    assert compared(candidate, reference)["length_drift_max"] == 0
+    values = compared(candidate, reference)
+    assert values["length_drift_max"] == values["length_drift_mean"] == 0
     # The reference's own token is its likeliest, in whatever place that is.
     reference = arm()
     reference["lengths"][0]["top"] = [[[99, -2.5], [1, -0.5]]]
     assert compared(arm(), reference)["length_drift_max"] == 0
+
+
+def test_sweep_is_of_the_first_token_if_there_are_more() -> None:
+    """Catches the last token of a text, which other tokens lead to."""
+    reference, candidate = arm(), arm()
+    reference["lengths"][0] = row([1, 2])
+    candidate["lengths"][0] = row([1, 50])
+    candidate["lengths"][0]["top"][0][0][1] = -0.9
+    assert compared(candidate, reference)["length_drift_max"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("part", ["items", "lengths", "alone", "own", "forced"])
+def test_answers_that_are_missing_are_no_answers(part: str) -> None:
+    """Catches an arm with fewer answers, of which those that are there agree."""
+    candidate = arm()
+    del candidate[part][-1]
+    with pytest.raises(ValueError, match="zip"):
+        compared(candidate)
+    candidate = arm()
+    candidate["own"][0].pop()
+    with pytest.raises(ValueError, match="zip"):
+        compared(candidate)
+    candidate = arm()
+    candidate["lengths"][0]["logprobs"] = [math.nan]
+    del candidate["lengths"][2]
+    with pytest.raises(ValueError, match="zip"):
+        compared(candidate)
 
 
 def test_batch_margin_is_the_candidates_own() -> None:

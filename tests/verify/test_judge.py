@@ -55,8 +55,7 @@ def test_arms_that_are_equal_bit_by_bit_are_named(task: str) -> None:
     assert report["alarms"] == ["identical", "fp8_layers"]
     check = next(c for c in report["checks"] if c["name"] == "identical")
     assert check["remark"] == (
-        "FP8 changed nothing; 0 of 24 layers, 0 of 22.0 M weights, 0 of 0 KV caches "
-        "are FP8"
+        "nothing has changed; FP8: 0 of 24 linear layers, 0 of 22.0 M weights"
     )
     assert report["speed"] is None
     # Equal where layers are FP8: these were not used.
@@ -451,7 +450,7 @@ def test_a_tie_may_fall_the_other_way_and_a_lead_may_not() -> None:
 
 
 def test_checks_say_what_is_allowed() -> None:
-    """Catches a bound that is told the wrong way round, and limits that are mixed up."""
+    """Catches a bound that is told the wrong way round, and limits mixed up."""
     reference = make("score")
     reference["plan"]["texts_cut"] = 3
     report = judge(reference, rounded(reference))
@@ -492,7 +491,9 @@ def test_speed_of_software_is_marked(reference: bool, candidate: bool) -> None:
 def test_weights_are_counted_in_millions(count: int, shown: str) -> None:
     """Catches a few weights that are rounded to none."""
     counts = {**results.ARM["fp8"], "weights_fp8": count, "weights": count}
-    assert f" {shown} of {shown} weights" in described(counts)
+    assert described(counts).endswith(f" {shown} of {shown} weights")
+    counts |= {"caches": 30, "caches_fp8": 28}
+    assert described(counts).endswith(" weights, 28 of 30 KV caches")
 
 
 def test_limits_can_be_changed() -> None:

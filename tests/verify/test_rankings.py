@@ -86,12 +86,16 @@ def test_loss_by_grades_is_what_is_lost_for_sure() -> None:
     """Catches a difference that chance explains, called a loss."""
     right, wrong = scores(1, 0), scores(0, 1)
     discount = 1 / np.log2(3)
-    losses = np.array([1 - discount] * 3 + [0.0] * 3)
-    values = graded(rankings(6, [1, 0]), [right] * 6, [wrong] * 3 + [right] * 3)
+    losses = np.array([1 - discount] * 5 + [0.0])
+    values = graded(rankings(6, [1, 0]), [right] * 6, [wrong] * 5 + [right])
     assert values["ndcg10_labels_reference"] == 1
     assert values["ndcg10_labels_candidate"] == pytest.approx(1 - losses.mean())
     expected = losses.mean() - 2 * losses.std(ddof=1) / np.sqrt(6)
     assert values["ndcg10_labels_loss"] == pytest.approx(expected)
+    assert expected > 0.1
+    # What one of six loses may be chance, and a gain is no loss.
+    values = graded(rankings(6, [1, 0]), [right] * 6, [wrong] + [right] * 5)
+    assert values["ndcg10_labels_loss"] == 0
     values = graded(rankings(5, [1, 0]), [right] * 5, [wrong] * 5)
     assert values["ndcg10_labels_loss"] == pytest.approx(1 - discount)
 

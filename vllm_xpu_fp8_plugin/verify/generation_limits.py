@@ -10,7 +10,7 @@ GENERATED = (
         (GENERATE,),
         "greatest change, in nats, of the reference's first token in the length sweep",
         "Texts of a few tokens leave much open and drift more than whole prompts.",
-        drift=2.5,
+        drift=2,
     ),
     most(
         "length_drift_mean",
@@ -57,7 +57,7 @@ GENERATED = (
         "the greatest such difference",
         "A wrong page, or a token that is missing from the cache, shows at some "
         "positions only.",
-        alarm=1.5,
+        alarm=1,
     ),
     most(
         "perplexity_ratio",
@@ -83,14 +83,14 @@ GENERATED = (
         (GENERATE,),
         "its 99th percentile",
         "Spread of a sound model's drift: five to six times its mean.",
-        drift=1.5,
+        drift=1.2,
     ),
     most(
         "logprob_drift_max",
         (GENERATE,),
         "its greatest value",
         "A fault at one position hides in means and percentiles.",
-        drift=3,
+        drift=2.5,
     ),
     most(
         "divergence_margin_median",
@@ -105,7 +105,7 @@ GENERATED = (
         (GENERATE,),
         "the greatest such lead",
         "One text that parts where the reference was sure is one too many.",
-        drift=2.5,
+        drift=2,
     ),
     most(
         "batch_margin_max",

@@ -92,16 +92,18 @@ def _add_changes(
     values["fp8_layers"] = float(counts["layers_fp8"] + counts["caches_fp8"])
     remarks["fp8_layers"] = described(counts)
     if same:
-        remarks["identical"] = f"FP8 changed nothing; {described(counts)}"
+        remarks["identical"] = f"nothing has changed; {described(counts)}"
 
 
 def described(counts: dict[str, int]) -> str:
     """Say how much of a model is FP8."""
-    return (
-        f"{counts['layers_fp8']} of {counts['layers']} layers, "
+    said = (
+        f"FP8: {counts['layers_fp8']} of {counts['layers']} linear layers, "
         f"{_millions(counts['weights_fp8'])} of {_millions(counts['weights'])} weights"
-        f", {counts['caches_fp8']} of {counts['caches']} KV caches are FP8"
     )
+    if counts["caches"]:
+        said += f", {counts['caches_fp8']} of {counts['caches']} KV caches"
+    return said
 
 
 def _millions(count: int) -> str:

@@ -29,7 +29,7 @@ POOLED = (
         "Rounding scatters answers around the reference's, which leaves the slope at "
         "1. A scale that is wrong by a tenth makes it 1.1, answers that do not depend "
         "on the input 0.",
-        drift=0.08,
+        drift=0.05,
         alarm=0.5,
     ),
     most(
@@ -38,15 +38,23 @@ POOLED = (
         "mean change of a score, cosine or logit, in spreads",
         "A spread is what scores differ by, so a tenth of it mixes up only texts "
         "that hardly differ.",
-        drift=0.15,
+        drift=0.1,
         alarm=0.7,
     ),
     most(
         "score_drift_max",
-        POOLING,
-        "greatest change of a score, cosine or logit, in spreads",
-        "The greatest of some hundred values is three to five times their mean; a "
-        "whole spread is another answer.",
+        RANKING,
+        "greatest change of a score or cosine, in spreads",
+        "The greatest of some hundred values is three to five times their mean; half a "
+        "spread is another grade.",
+        drift=0.4,
+    ),
+    most(
+        "score_drift_max",
+        (CLASSIFY,),
+        "greatest change of a logit, in spreads",
+        "As for scores, and the greatest of fifty classes drifts two to three times as "
+        "far as one.",
         drift=0.75,
     ),
     least(
@@ -56,7 +64,7 @@ POOLED = (
         "reference's lead is: 1 all, 0 half of them, -1 none",
         f"Leads below {CLEAR:g} spreads count for nothing, so that documents which are "
         "equally irrelevant may swap. Unrelated orders have 0.",
-        drift=0.98,
+        drift=0.99,
         alarm=0.5,
     ),
     most(
@@ -64,7 +72,7 @@ POOLED = (
         RANKING,
         "greatest lead of one document over another, in spreads, that is lost",
         "Rounding turns a lead that is as small as the drift of two scores.",
-        drift=0.75,
+        drift=0.5,
     ),
     least(
         "top1_agreement",
@@ -80,7 +88,7 @@ POOLED = (
         "nDCG@10 of all rankings, a document's grade being its lead over the "
         "reference's last",
         "A swap costs what the lead was worth, near the top more than below.",
-        drift=0.99,
+        drift=0.995,
     ),
     most(
         "ndcg10_labels_loss",
@@ -102,32 +110,32 @@ POOLED = (
         "cosine_drift_mean",
         (EMBED,),
         "mean cosine distance of an item's vectors in both arms",
-        "Half the square of the relative error: 0.01 is an error of 14 %.",
-        drift=0.01,
+        "Half the square of the relative error: 0.006 is an error of 11 %.",
+        drift=0.006,
         alarm=0.2,
     ),
     most(
         "cosine_drift_max",
         (EMBED,),
         "greatest cosine distance of an item's vectors in both arms",
-        "A relative error of 24 % of one text.",
-        drift=0.03,
+        "A relative error of 17 % of one text.",
+        drift=0.015,
     ),
     most(
         "norm_drift_max",
         (EMBED,),
         "greatest |log(norm ÷ the reference's norm)| of a vector",
         "Normalised vectors have 0. Others change by the relative error at most, and "
-        "0.15 is 16 %; twice as long or short is a wrong scale.",
-        drift=0.15,
-        alarm=0.69,
+        "0.05 is 5 %; half as long again is a wrong scale.",
+        drift=0.05,
+        alarm=0.4,
     ),
     most(
         "length_drift_max",
         (SCORE,),
         "greatest drift in the length sweep, in spreads",
         "As for whole texts, but cut anywhere; a fault at one length stands out.",
-        drift=1.0,
+        drift=0.75,
     ),
     most(
         "length_drift_max",
@@ -141,14 +149,22 @@ POOLED = (
         "length_drift_max",
         (EMBED,),
         "greatest cosine distance in the length sweep",
-        "As for whole texts, but some of them of a word or two.",
-        drift=0.05,
+        "As for whole texts, but some are of a word or two, and others are cut where "
+        "no text ends.",
+        drift=0.12,
     ),
     most(
         "length_drift_mean",
-        (SCORE, CLASSIFY),
+        (SCORE,),
         "mean drift in the length sweep, in spreads",
         "As for whole texts, but cut anywhere.",
+        drift=0.1,
+    ),
+    most(
+        "length_drift_mean",
+        (CLASSIFY,),
+        "mean drift of a logit in the length sweep, in spreads",
+        "As for whole texts, but cut anywhere, and of the worst class.",
         drift=0.3,
     ),
     most(
@@ -164,7 +180,7 @@ POOLED = (
         "greatest change, in spreads, of an item alone against the same in a batch",
         "Other items are none of its business; only the order of sums may differ, "
         "which half precision keeps well below rounding to FP8.",
-        alarm=0.25,
+        alarm=0.15,
     ),
     most(
         "batch_drift_max",

@@ -78,5 +78,5 @@ def graded(
     if len(pairs) >= _GRADED:
         loss = theirs - ours
         error = float(loss.std(ddof=1)) / np.sqrt(len(loss))
-        values["ndcg10_labels_loss"] = float(loss.mean() - 2 * error)
+        values["ndcg10_labels_loss"] = max(0.0, float(loss.mean() - 2 * error))
     return values
