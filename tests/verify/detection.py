@@ -10,6 +10,7 @@ import copy
 import functools
 import re
 import sys
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -245,14 +246,42 @@ def _main(tasks: list[str]) -> None:
         if o.verdict != "pass":
             print(f"FALSE ALARM {o}")
     page = ROOT / "docs" / "verify.md"
-    text = _between(page.read_text(), "detection", table(faults))
-    text = _between(text, "sound", sound_models.tables()[0])
+    text = page.read_text()
+    for mark, new in (
+        ("detection", table(faults)),
+        ("detection-summary", _summary(faults)),
+        ("sound", sound_models.tables()[0]),
+        ("sound-summary", _sound_summary(runs)),
+    ):
+        text = _between(text, mark, new)
     page.write_text(text)
     draw(faults, runs)
+    print(_summary(faults), _sound_summary(runs), sep="\n")
+
+
+def _summary(faults: list[Outcome]) -> str:
     seen = [o for o in faults if o.verdict != "pass"]
+    alarms = sum(o.verdict == "alarm" for o in faults)
+    engine = [o for o in faults if o.engine]
+    seen_in_engine = sum(o.verdict != "pass" for o in engine)
+    return textwrap.fill(
+        f"`python -m tests.verify.detection` puts {len(faults)} faults into sound "
+        f"runs, {len(engine)} of them into the engine. {len(seen)} are seen, {alarms} "
+        f"by an alarm; of those in the engine {seen_in_engine}.",
+        112,
+    )
+
+
+def _sound_summary(runs: list[Outcome]) -> str:
     failed = sum(o.verdict != "pass" for o in runs)
-    print(f"{len(seen)} of {len(faults)} faults seen, {sum(o.engine for o in faults)}")
-    print(f"through an engine; {failed} false alarms of {len(runs)} sound runs")
+    models = len(sound_models.variations())
+    worst = max(runs, key=lambda o: o.margin)
+    return textwrap.fill(
+        f"{len(runs)} runs of sound FP8, {failed} false alarms: {models} variations of "
+        "eight real models and six with random weights. The nearest to a limit was "
+        f"{worst.fault}, at {worst.margin:.2f} of it.",
+        112,
+    )
 
 
 if __name__ == "__main__":

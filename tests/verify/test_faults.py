@@ -89,6 +89,10 @@ def test_faults_of_a_decoder_are_seen() -> None:
         kv_scales=True,
     )
     assert candidates[""]["kv_cache_dtype"] == "fp8"
+    counts = candidates[""]["fp8"]
+    assert counts["caches"] == counts["caches_fp8"] == 30
+    assert counts["layers"] == counts["layers_fp8"] == 120
+    assert reference["fp8"]["layers_fp8"] == reference["fp8"]["weights_fp8"] == 0
     assert_seen(reference, candidates, DECODER_FAULTS)
 
 
@@ -134,6 +138,19 @@ def test_faults_of_an_encoder_are_seen(
     faults = ("", *ENCODER_FAULTS)
     candidates = run_arm(encoder, "candidate", faults, plan=reference["plan"])
     assert_seen(reference, candidates, ENCODER_FAULTS)
+
+
+def test_fp8_that_reaches_nothing_is_named(
+    encoder: dict[str, Any], reference: dict[str, Any]
+) -> None:
+    """Catches a pass for an encoder with an FP8 KV cache, of which it has none."""
+    flags = ["--kv-cache-dtype", "fp8"]
+    request = {**encoder, "flags": flags, "plan": reference["plan"]}
+    report = judge(reference, run_arm(request, "candidate")[""])
+    assert report["alarms"] == ["identical", "fp8_layers"]
+    remark = next(c for c in report["checks"] if c["name"] == "identical")["remark"]
+    assert "FP8: 0 of 4 linear layers, 0 of " in remark
+    assert "KV cache" not in remark
 
 
 def test_rank_with_the_scales_of_another_is_seen(

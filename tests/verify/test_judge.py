@@ -475,6 +475,20 @@ def test_a_measure_that_the_data_lacks_leaves_the_others() -> None:
     assert {"cosine_drift_mean", "norm_drift_max", "batch_drift_max"} <= checked
 
 
+@pytest.mark.parametrize(
+    ("task", "unit"),
+    [
+        ("score", "spreads of the reference (log-odds)"),
+        ("classify", "spreads of the reference (log-probabilities)"),
+        ("embed", "spreads of the reference's cosines, or cosine distance"),
+        ("generate", "nats"),
+    ],
+)
+def test_report_says_what_drift_is_measured_in(task: str, unit: str) -> None:
+    """Catches a number without a unit, or with another's."""
+    assert judge(make(task), make(task))["unit"] == unit
+
+
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize("candidate", [False, True])
 def test_speed_of_software_is_marked(reference: bool, candidate: bool) -> None:

@@ -13,7 +13,7 @@ from tests.verify.sound_models import reports, requests
 @pytest.mark.parametrize(
     ("name", "task", "size", "unit"),
     [
-        ("all-MiniLM-L6-v2", "embed", 6, "as given"),
+        ("all-MiniLM-L6-v2", "embed", 6, "cosines"),
         ("rxnfp", "classify", 12, "log-probabilities"),
         ("scorer, sigmoid", "score", 8, "log-odds"),
         ("scorer, irrelevant tail", "score", 8, "as given"),

@@ -114,6 +114,8 @@ def _unit(task: str, remarks: dict[str, str]) -> str:
     """Say what drift is measured in."""
     if task == plan.GENERATE:
         return "nats"
+    if task == plan.EMBED:
+        return "spreads of the reference's cosines, or cosine distance"
     return f"spreads of the reference ({remarks['spread']})"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from vllm_xpu_fp8_plugin.verify.judge import described
@@ -37,7 +38,7 @@ def show(report: dict[str, Any], console: Console) -> None:
         console.print(f"{role.capitalize() + ':':11} {a['device']}, {a['dtype']},")
         console.print(f"            weights {weights}, KV cache {a['kv_cache_dtype']}")
         if role == "candidate" and "fp8" in a:
-            console.print(f"            {described(a['fp8'])}")
+            console.print(Padding(described(a["fp8"]), (0, 0, 0, 12)))
     console.print(f"Drift in:   {report['unit']}")
     table = Table(show_edge=False, pad_edge=False, box=None, padding=(0, 2, 0, 0))
     table.add_column("measure")
