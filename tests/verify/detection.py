@@ -163,7 +163,9 @@ def table(faults: list[Outcome]) -> str:
     rows: dict[tuple[str, str, bool], dict[str, list[str]]] = defaultdict(dict)
     for o in faults:
         kind, place, strength = [*o.fault.split(", ", 2), ""][:3]
-        shown = _MARKS[o.verdict].format(strength or "seen")
+        strength = re.sub(r"(, )?(all of (it|them)|bit by bit)$", "", strength)
+        plain = "not seen" if o.verdict == "pass" else "seen"
+        shown = _MARKS[o.verdict].format(strength or plain)
         row = rows[kind, place, o.engine]
         row.setdefault(o.task, []).append(shown)
     lines = [

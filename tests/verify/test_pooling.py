@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The measures of scores, embeddings and classes, by hand on a few answers."""
 
+import copy
 import math
 from typing import Any
 
@@ -70,6 +71,24 @@ def test_probes_count_for_the_greatest_drift_and_the_spread() -> None:
     assert values["score_drift_mean"] == 0
 
 
+def test_response_is_that_of_sweep_and_probes_too() -> None:
+    """Catches items that are right and a sweep that does not depend on its length."""
+    lengths, probes = [[5.0], [-5.0], [0.0]], [[7.0], [-7.0]]
+    reference = arm("score", SCORES, lengths=lengths, probes=probes)
+    for part, square in (("lengths", 50), ("probes", 98)):
+        candidate = arm("score", SCORES, lengths=lengths, probes=probes)
+        candidate[part] = [[0.0]] * len(candidate[part])
+        values = compared(reference, candidate)
+        total = 28 + 50 + 98
+        slope = 1 - square / total
+        residual = square * slope**2 + (total - square) * (1 - slope) ** 2
+        expected = 1 - slope - 2 * math.sqrt(residual / (11 - 2) / total)
+        assert values["response_error"] == pytest.approx(max(0, expected))
+    candidate = arm("score", SCORES, lengths=[[0.0]] * 3, probes=[[0.0]] * 2)
+    candidate["items"] = [[0.0]] * 6
+    assert compared(reference, candidate)["response_error"] == 1
+
+
 def test_batch_drift_is_the_candidates_own() -> None:
     """Catches an item alone that is compared with the reference, or with another."""
     moved = [[x + 1] for [x] in SCORES]
@@ -100,6 +119,8 @@ def test_what_is_not_finite_is_counted_in_each_part() -> None:
     assert remarks["non_finite"] == "at 1 tokens"
     values = compared(candidate, arm("score", SCORES))
     assert (values["non_finite"], values["reference_non_finite"]) == (0, 3)
+    candidate["items"][4:] = [nan, nan]
+    assert compared(candidate, arm("score", SCORES))["reference_non_finite"] == 5
     everything = arm("score", [nan] * 6, lengths=[nan] * 3, alone=[nan] * 2)
     values = compared(arm("score", SCORES), everything)
     for name in ("score_drift_max", "score_drift_mean", "length_drift_mean"):
@@ -149,6 +170,29 @@ def test_labels_agree_where_no_clear_lead_is_lost() -> None:
     assert "order_kept" not in values
     candidate = arm("classify", [other, swapped, other, sure], lengths=lengths)
     assert compared(reference, candidate)["label_agreement"] == 0.75
+    # A row that is not finite has no label, not the first one.
+    nan = [math.nan, 0.5, 0.5]
+    candidate = arm("classify", [nan, swapped, other, sure], lengths=lengths)
+    assert compared(reference, candidate)["label_agreement"] == 0.75
+
+
+@pytest.mark.parametrize(("lead", "agreed"), [(0.24, 1.0), (0.26, 0.0)])
+def test_a_clear_lead_is_one_in_spreads(lead: float, agreed: float) -> None:
+    """Catches a lead that is judged in nats."""
+    wide = [[5.0, -5.0]] * 3 + [[-5.0, 5.0]] * 3
+    unit = math.sqrt(25 * 6 / 9)
+
+    def answers(rows: list[list[float]]) -> list[list[float]]:
+        e = np.exp(np.array(rows))
+        return list((e / e.sum(axis=1, keepdims=True)).tolist())
+
+    reference = arm("classify", answers([[lead * unit / 2, -lead * unit / 2]] * 3))
+    reference |= {"lengths": [[0.5, 0.5]] * 3, "probes": answers(wide)}
+    candidate = copy.deepcopy(reference)
+    candidate["items"] = answers([[-0.1, 0.1]] * 3)
+    values = compared(reference, candidate)
+    assert values["spread"] == pytest.approx(unit)
+    assert values["label_agreement"] == agreed
 
 
 def test_drift_of_classes_is_that_of_the_worst_logit() -> None:
@@ -194,6 +238,28 @@ def test_vectors_are_compared_by_direction_and_by_length() -> None:
     assert values["length_drift_mean"] == pytest.approx(1 / 3)
     candidate = embeddings(alone=[[1.0, 0.0], [0.6, 0.8]])
     assert compared(embeddings(), candidate)["batch_drift_max"] == pytest.approx(0.2)
+
+
+def test_lengths_of_vectors_are_compared_by_their_ratio() -> None:
+    """Catches a difference, or a product, of norms that are not 1."""
+    reference, candidate = embeddings(), embeddings()
+    reference["items"][1], candidate["items"][1] = [8.0, 6.0], [4.0, 3.0]
+    values = compared(reference, candidate)
+    assert values["norm_drift_max"] == pytest.approx(math.log(2))
+    assert compared(reference, reference)["norm_drift_max"] == 0
+
+
+def test_embeddings_that_are_all_not_finite_have_no_drift() -> None:
+    """Catches NaN throughout, which is no drift at all."""
+    nan = [[math.nan, 0.0]]
+    candidate = arm("embed", nan * 4, lengths=nan * 3, alone=nan * 2)
+    values = compared(embeddings(), candidate)
+    names = ("batch_drift_max", "norm_drift_max", "cosine_drift_max", "score_drift_max")
+    assert all(math.isnan(values[name]) for name in names)
+    infinite = embeddings(alone=[[math.inf, 0.0], [0.0, 1.0]])
+    values = compared(embeddings(), infinite)
+    assert values["non_finite"] == 1
+    assert values["norm_drift_max"] == 0
 
 
 def test_a_vector_of_zeros_is_far_from_any_and_from_none() -> None:

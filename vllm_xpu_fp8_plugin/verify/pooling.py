@@ -51,12 +51,20 @@ def compare(reference: dict[str, Any], candidate: dict[str, Any]) -> Compared:
         sum((~np.isfinite(x).all(axis=1)).sum() for x in theirs.values())
     )
     answers = np.concatenate([ours["items"], ours["lengths"], ours["probes"]])
-    values["all_equal"] = float(len(answers) > 1 and np.ptp(answers, 0).max() < _EQUAL)
+    values["all_equal"] = float(np.ptp(answers, axis=0).max() < _EQUAL)
     if work["task"] == plan.EMBED:
-        pairs = _embeddings(work, ours, theirs, values, remarks)
+        pairs = _embeddings(work, _finite(ours), _finite(theirs), values, remarks)
     else:
         pairs = _scores(work, ours, theirs, values, remarks)
     return values, remarks, pairs
+
+
+def _finite(arm: dict[str, Array]) -> dict[str, Array]:
+    """Return the answers with NaN throughout where one number is not finite."""
+    return {
+        x: np.where(np.isfinite(a).all(axis=1, keepdims=True), a, np.nan)
+        for x, a in arm.items()
+    }
 
 
 def _sizes(work: dict[str, Any], chosen: Array) -> list[int]:
@@ -91,15 +99,17 @@ def _scores(
     values["batch_drift_max"] = _worst(-np.inf, alone)
     if work["task"] == plan.CLASSIFY:
         rows, labels = np.arange(len(drift)), np.argmax(r["items"], axis=1)
-        chosen = np.argmax(np.nan_to_num(c["items"], nan=-np.inf), axis=1)
+        chosen = np.argmax(c["items"], axis=1)
         lead = r["items"][rows, labels] - r["items"][rows, chosen]
+        # Rows that are not finite are NaN throughout, and have no label.
+        lead[np.isnan(drift)] = np.inf
         values["label_agreement"] = float((lead < rankings.CLEAR * unit).mean())
         return _pairs(ours["items"][rows, labels], theirs["items"][rows, labels])
-    ends = np.cumsum([len(x["documents"]) for x in work["rankings"]])[:-1]
-    split = [np.split(x["items"][:, 0], ends) for x in (r, c)]
+    sizes = [len(x["documents"]) for x in work["rankings"]]
+    split = [np.split(x["items"].ravel(), np.cumsum(sizes)[:-1]) for x in (r, c)]
     _add_order(work, split[0], split[1], unit, values, remarks)
-    pairs = _pairs(ours["items"][:, 0], theirs["items"][:, 0])
-    return {**pairs, "sizes": [len(x) for x in split[0]]}
+    pairs = _pairs(ours["items"].ravel(), theirs["items"].ravel())
+    return {**pairs, "sizes": [float(n) for n in sizes]}
 
 
 def _embeddings(
@@ -130,7 +140,9 @@ def _embeddings(
     values |= _summary("score_drift", np.abs(all_c - all_r) / unit)
     _add_order(work, r, c, unit, values, remarks)
     pairs = _pairs(all_c, all_r)
-    return {**pairs, "sizes": [len(x) for x in r]} if work["rankings"] else pairs
+    if work["rankings"]:
+        pairs["sizes"] = [float(len(x)) for x in r]
+    return pairs
 
 
 def _add_order(
@@ -154,8 +166,7 @@ def _add_order(
 
 def _cosines(work: dict[str, Any], vectors: Array) -> list[Array]:
     """Return the cosines of each ranking; without rankings, of all pairs of items."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = vectors / np.where(norms > 0, norms, 1)
+    unit = _unit(vectors)
     if not work["rankings"]:
         some = unit[:_PAIRED]
         return [(some @ some.T)[np.triu_indices(len(some), 1)]]
@@ -166,11 +177,17 @@ def _cosines(work: dict[str, Any], vectors: Array) -> list[Array]:
     ]
 
 
+def _unit(vectors: Array) -> Array:
+    """Return vectors of length 1; zeros stay, as far as can be from any direction."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Array = np.divide(
+        vectors, norms, out=np.zeros_like(vectors), where=norms != 0
+    )
+    return unit
+
+
 def _cosine_distance(a: Array, b: Array) -> Array:
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    # A vector of zeros is as far as can be from any direction.
-    cosine = np.where(norms > 0, (a * b).sum(axis=1) / np.where(norms > 0, norms, 1), 0)
-    distance: Array = 1 - cosine
+    distance: Array = 1 - (_unit(a) * _unit(b)).sum(axis=1)
     return distance
 
 
@@ -178,7 +195,7 @@ def _log_ratio(a: Array, b: Array) -> Array:
     """Return |log(a / b)|: 0 where both are 0, infinite where one is."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio: Array = np.abs(np.log(a) - np.log(b))
-    ratio[(a == 0) & (b == 0)] = 0
+    ratio[a == b] = 0
     return ratio
 
 
