@@ -33,7 +33,7 @@ TESTS = {
     "verify/judge": [f"{_VERIFY}_judge.py"],
     "verify/pooling": [f"{_VERIFY}_pooling.py", f"{_VERIFY}_judge.py"],
     # Of these pooling and generation have their arithmetic.
-    "verify/lengths": [f"{_VERIFY}_lengths.py"],
+    "verify/lengths": [f"{_VERIFY}_lengths.py", f"{_VERIFY}_docs.py"],
     "verify/rankings": [f"{_VERIFY}_rankings.py", f"{_VERIFY}_judge.py"],
     "verify/ranks": [f"{_VERIFY}_ranks.py"],
     "verify/spread": [f"{_VERIFY}_spread.py"],

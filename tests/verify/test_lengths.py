@@ -30,6 +30,16 @@ def test_lengths_are_named_by_what_they_share(found: list[int], said: str) -> No
     assert describe_lengths(found, WORK) == said
 
 
+def test_two_last_lengths_are_all_from_there_on() -> None:
+    """Catches a tail of two that is listed as two lengths."""
+    work = {"page": 64, "lengths": [[0] * n for n in (2, 128, 190)]}
+    assert describe_lengths([128, 190], work) == "at all lengths from 128 on"
+    values: dict[str, float] = {}
+    remarks: dict[str, str] = {}
+    sweep({**work, "task": "score"}, np.array([0.3, 0.1, 0.2]), values, remarks)
+    assert remarks == {"length_drift_max": "at 2 tokens"}
+
+
 def swept(drift: list[float]) -> tuple[dict[str, float], dict[str, str]]:
     values: dict[str, float] = {}
     remarks: dict[str, str] = {}
