@@ -57,7 +57,7 @@ def test_the_same_text_has_no_drift() -> None:
                 *("divergence_margin_median", "divergence_margin_max"),
                 *("adjacent_repeats", "adjacent_repeats_candidate"),
                 *("adjacent_repeats_reference", "longest_run", "decode_gap"),
-                *("decode_gap_max", "decode_gap_reference"),
+                *("decode_gap_max", "decode_gap_reference", "greedy_gap"),
                 *("decode_gap_max_reference", "logprob_drift_mean"),
                 *("logprob_drift_p99", "logprob_drift_max", "lengths_off"),
                 *("length_drift_max", "length_drift_mean", "batch_margin_max"),
@@ -235,6 +235,20 @@ def test_decode_gap_is_between_writing_and_reading() -> None:
     values = compared(nothing, nothing)
     assert values["decode_gap"] == values["decode_gap_max"] == 0
     assert values["token_agreement"] == 1
+
+
+def test_a_token_that_is_not_the_likeliest_is_seen() -> None:
+    """Catches sampling that takes another token than it was asked for."""
+    candidate = arm()
+    candidate["items"][0]["tokens"][2] = 99
+    candidate["items"][0]["logprobs"][2] = -2.5
+    assert compared(candidate)["greedy_gap"] == pytest.approx(2)
+    assert compared(arm(), candidate)["greedy_gap"] == 0
+    candidate["items"][0]["logprobs"][2] = math.nan
+    assert compared(candidate)["greedy_gap"] == 0
+    candidate["items"] = [row([]), row([])]
+    candidate["own"] = [[], []]
+    assert compared(candidate)["greedy_gap"] == 0
 
 
 def test_what_is_not_finite_is_counted_in_each_part() -> None:

@@ -78,6 +78,28 @@ def test_documents_that_are_not_finite() -> None:
     assert np.isnan(values["spearman_mean"])
 
 
+def test_scores_may_be_negative_or_all_the_same() -> None:
+    """Catches leads over 0 in the place of leads over the last document."""
+    discounts = 1 / np.log2([2, 3, 4])
+    values, _ = order([scores(-1, -7, -11)], [scores(1, 2, 0)], 1.0)
+    best = 10 * discounts[0] + 4 * discounts[1]
+    got = 4 * discounts[0] + 10 * discounts[1]
+    assert values["ndcg10_agreement"] == pytest.approx(got / best)
+    values, _ = order([scores(-3, -3)], [scores(1, 2)], 1.0)
+    assert values["ndcg10_agreement"] == values["order_kept"] == 1
+    assert values["flipped_lead_max"] == 0
+
+
+def test_rankings_that_are_missing_are_no_rankings() -> None:
+    """Catches an arm with fewer rankings, of which those that are there agree."""
+    some = [scores(1, 0)] * 2
+    for given in (some[:1], some * 2):
+        with pytest.raises(ValueError, match="zip"):
+            order(some, given, 1.0)
+        with pytest.raises(ValueError, match="zip"):
+            graded(rankings(2, [1, 0]), some, given)
+
+
 def rankings(count: int, grades: list[int] | None) -> list[dict[str, object]]:
     return [{"relevance": grades}] * count
 

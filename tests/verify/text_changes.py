@@ -62,6 +62,22 @@ def _texts(
     return apply
 
 
+def _garbage(start: float, which: Callable[[int], bool]) -> Change:
+    """Return a change by which sampling takes tokens that the model finds unlikely.
+
+    From a share of the text on; of those logprobs one is as low as the other.
+    """
+
+    def apply(reference: Result, arm: Result, rng: np.random.Generator) -> None:
+        for i, (row, own) in enumerate(zip(arm["items"], arm["own"], strict=True)):
+            count = len(row["tokens"])
+            for step in range(int(start * count), count if which(i) else 0):
+                row["tokens"][step] = (7919 * (step + 1)) % 40_000
+                row["logprobs"][step] = own[step] = -12.0
+
+    return apply
+
+
 def _forced(
     change: Callable[[np.ndarray, int, np.random.Generator], np.ndarray],
 ) -> Change:
@@ -140,10 +156,6 @@ _ENDS: dict[str, Callable[[list[int]], list[int]]] = {
     "each token twice": lambda t: [x for x in t[: len(t) // 2] for _ in "12"],
     "one token": lambda t: [t[0]] * len(t),
     "no token": lambda t: [],
-    "garbage": lambda t: [(7919 * (i + 1)) % 40_000 for i, _ in enumerate(t)],
-    "garbage from the middle on": lambda t: [
-        x if i < len(t) // 2 else (7919 * i) % 40_000 for i, x in enumerate(t)
-    ],
 }
 
 GENERATE: dict[str, Change] = {
@@ -162,6 +174,11 @@ GENERATE: dict[str, Change] = {
     ),
     **{f"text, every prompt, {x}": _texts(_ENDS[x], _each) for x in _ENDS},
     **{f"text, one prompt, {x}": _texts(_ENDS[x], _one) for x in _ENDS},
+    **{
+        f"text, {place}, garbage from {start:g} of it on": _garbage(start, which)
+        for place, which in (("every prompt", _each), ("one prompt", _one))
+        for start in (0, 0.5)
+    },
     **{f"noise, everywhere, {x:g} nats": _noise(x) for x in (0.1, 0.2, 0.5, 1, 2)},
     **{f"less likely, everywhere, {x:g} nats": _lower(x) for x in (0.05, 0.2, 0.5, 2)},
     **{

@@ -37,6 +37,7 @@ def compare(
         bad = [len(ids) for ids, row in rows if not np.isfinite(row["logprobs"]).all()]
         remarks["non_finite"] = describe_lengths(bad, work)
     values |= _texts(ours, theirs)
+    values["greedy_gap"] = max(map(_greedy_gap, ours))
     empty = [
         sum(not row["tokens"] for x in ("items", "lengths", "alone") for row in arm[x])
         for arm in (candidate, reference)
@@ -147,6 +148,13 @@ def _margin(judge: dict[str, Any], other: dict[str, Any]) -> float:
     token = judge["tokens"][position]
     lead = top.get(token, floor) - top.get(other["tokens"][position], floor)
     return lead if math.isfinite(lead) else math.inf
+
+
+def _greedy_gap(row: dict[str, Any]) -> float:
+    """Return the greatest lead of a likelier token over the one that was taken."""
+    steps = zip(row["top"], row["logprobs"], strict=True)
+    gaps = [logprob - taken for top, taken in steps for _, logprob in top]
+    return max((x for x in gaps if math.isfinite(x)), default=0.0)
 
 
 def _first_drift(reference: dict[str, Any], candidate: dict[str, Any]) -> float:

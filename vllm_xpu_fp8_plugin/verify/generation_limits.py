@@ -43,6 +43,14 @@ GENERATED = (
         alarm=8,
     ),
     most(
+        "greedy_gap",
+        (GENERATE,),
+        "greatest lead, in nats, of the likeliest token over the one that was taken",
+        "Generation is greedy, so it takes the likeliest. Another one is the "
+        "sampling's fault.",
+        alarm=0.1,
+    ),
+    most(
         "decode_gap",
         (GENERATE,),
         "mean difference, in nats, of a token's logprob when the candidate generated "

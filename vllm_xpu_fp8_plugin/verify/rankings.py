@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vllm_xpu_fp8_plugin.verify.ranks import Array, dcg, ndcg, spearman
+from vllm_xpu_fp8_plugin.verify.ranks import Array, dcg, ndcg, ranks, spearman
 
 # The least lead, in spreads, that rounding must not turn.
 CLEAR = 0.25
@@ -30,8 +30,8 @@ def order(
         known = np.isfinite(r)
         if known.sum() < 2:
             continue
-        # Finite, so that no difference of two of them is NaN.
-        r, c = r[known], np.nan_to_num(c[known], nan=-1e9, posinf=1e9, neginf=-1e9)
+        # Of the candidate the order alone counts, with NaN as the last.
+        r, c = r[known], ranks(np.where(np.isnan(c), -np.inf, c)[known])
         rho.append(spearman(c, r))
         top.append(float(r.max() - r[np.argmax(c)] < CLEAR * unit))
         gains = r - r.min()
