@@ -43,11 +43,14 @@ def test_ends_are_as_near_as_the_type_can_tell(dtype: object, end: float) -> Non
     """Catches a step of half precision below 1 taken for a step of three in odds."""
     values = np.array([[0.123456], [0.998765], [0.0123]], dtype=np.float32)
     if dtype == "bfloat16":
+        # Below what float16 has.
+        values[2] = 1e-9
         values = (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
     elif dtype == np.float16:
         values = values.astype(np.float16)
     assert space(values.astype(float)).end == end
     assert space(np.array([[0.123456, 0.876544]])).end == 1e-12
+    assert space(np.array([[0.125, 0.875]])).end == 1e-6
 
 
 def test_transforms_by_hand() -> None:
@@ -124,11 +127,27 @@ def test_response_error_allows_for_noise() -> None:
     assert response_error([x], [y]) == pytest.approx(expected)
 
 
+def test_response_error_has_the_standard_error_of_a_slope() -> None:
+    """Catches another count of the degrees of freedom."""
+    x = np.arange(8.0)
+    y = 2 * x + np.array([0.1, -0.1] * 4)
+    slope, residual = np.polyfit(x, y, 1)[0], np.polyfit(x, y, 1, full=True)[1][0]
+    error = np.sqrt(residual / (8 - 2) / ((x - x.mean()) ** 2).sum())
+    made = response_error([x[:, None]], [y[:, None]])
+    assert made == pytest.approx(slope - 1 - 2 * error)
+
+
 def test_response_error_of_groups_and_gaps() -> None:
     """Catches groups with one mean, and rows that are not finite in either arm."""
     a, b = np.array([[0.0], [1.0], [np.nan], [3.0]]), np.array([[100.0], [101.0]])
     c, d = np.array([[0.0], [1.0], [2.0], [np.inf]]), np.array([[5.0], [6.0]])
     assert response_error([a, b], [c, d]) == pytest.approx(0)
+    # Only the first two rows of the first group are known in both arms.
+    assert response_error([a, b], [3 * c, 3 * d]) == pytest.approx(2)
+    wide = np.array([[0.0, 5.0], [1.0, 7.0], [2.0, np.nan], [np.inf, 1.0]])
+    assert response_error([wide], [3 * wide]) == pytest.approx(2)
+    with pytest.raises(ValueError, match="zip"):
+        response_error([a, b], [c])
     nothing = np.array([[np.nan]])
     assert np.isnan(response_error([nothing], [nothing]))
     assert response_error([nothing, b], [nothing, d]) == pytest.approx(0)
