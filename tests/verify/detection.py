@@ -33,7 +33,10 @@ _MODELS = {
 }
 _AT_ONCE = 11
 # In the table: bold what raises an alarm, in brackets what passes.
-_MARKS = {"alarm": "**{}**", "drift": "{}", "pass": "({})"}
+_MARKS = {"alarm": "**{}**", "drift": "{}", "pass": "({})", "hidden": "[{}]"}
+# A fault that moves no measure nearer to its limit than this times what rounding
+# does is hidden by it.
+_ALIKE = 1.5
 _FASTER = {
     "flags": [
         "--quantization",
@@ -75,6 +78,20 @@ class Outcome:
     verdict: str
     failed: tuple[str, ...]
     margin: float
+
+    @property
+    def shown(self) -> str:
+        """The mark in the table: "hidden" is what moves no measure beyond rounding."""
+        if self.verdict != "pass":
+            return self.verdict
+        hidden = self.margin <= _ALIKE * sound_margin(self.task)
+        return "hidden" if hidden else "pass"
+
+
+@functools.cache
+def sound_margin(task: str) -> float:
+    """Return the margin of a task's sound run, which faults are put into."""
+    return outcome(task, "", True, judge(*arms(task))).margin
 
 
 def outcome(task: str, fault: str, engine: bool, report: Result) -> Outcome:
@@ -165,7 +182,7 @@ def table(faults: list[Outcome]) -> str:
         kind, place, strength = [*o.fault.split(", ", 2), ""][:3]
         strength = re.sub(r"(, )?(all of (it|them)|bit by bit)$", "", strength)
         plain = "not seen" if o.verdict == "pass" else "seen"
-        shown = _MARKS[o.verdict].format(strength or plain)
+        shown = _MARKS[o.shown].format(strength or plain)
         row = rows[kind, place, o.engine]
         row.setdefault(o.task, []).append(shown)
     lines = [
@@ -265,11 +282,14 @@ def _summary(faults: list[Outcome]) -> str:
     seen = [o for o in faults if o.verdict != "pass"]
     alarms = sum(o.verdict == "alarm" for o in faults)
     engine = [o for o in faults if o.engine]
+    hidden = sum(o.shown == "hidden" for o in faults)
     seen_in_engine = sum(o.verdict != "pass" for o in engine)
     return textwrap.fill(
         f"`python -m tests.verify.detection` puts {len(faults)} faults into sound "
         f"runs, {len(engine)} of them into the engine. {len(seen)} are seen, {alarms} "
-        f"by an alarm; of those in the engine {seen_in_engine}.",
+        f"by an alarm; of those in the engine {seen_in_engine}. Of the "
+        f"{len(faults) - len(seen)} that pass, {hidden} move no measure nearer to its "
+        f"limit than {_ALIKE:g} times what FP8's rounding does by itself.",
         112,
     )
 

@@ -115,10 +115,10 @@ def _gap(nats: float, every: int) -> Change:
 
     def apply(reference: Result, arm: Result, rng: np.random.Generator) -> None:
         for row in arm["items"]:
-            row["logprobs"] = [
-                x - nats if i % every == every - 1 else x
-                for i, x in enumerate(row["logprobs"])
-            ]
+            for i in range(every - 1, len(row["logprobs"]), every):
+                row["logprobs"][i] -= nats
+                for pair in row["top"][i]:
+                    pair[1] -= nats
 
     return apply
 

@@ -36,9 +36,9 @@ POOLED = (
         "score_drift_mean",
         POOLING,
         "mean change of a score, cosine or logit, in spreads",
-        "A spread is what scores differ by, so a tenth of it mixes up only texts "
+        "A spread is what scores differ by, so a seventh of it mixes up only texts "
         "that hardly differ.",
-        drift=0.1,
+        drift=0.15,
         alarm=0.7,
     ),
     most(
@@ -158,7 +158,7 @@ POOLED = (
         (SCORE,),
         "mean drift in the length sweep, in spreads",
         "As for whole texts, but cut anywhere.",
-        drift=0.1,
+        drift=0.2,
     ),
     most(
         "length_drift_mean",
