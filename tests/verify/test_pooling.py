@@ -262,6 +262,20 @@ def test_embeddings_that_are_all_not_finite_have_no_drift() -> None:
     assert values["norm_drift_max"] == 0
 
 
+def test_unsure_probabilities_have_a_spread_of_half_a_nat() -> None:
+    """Catches a model that decides nothing, whose rounding fails for that."""
+    odds = [0.1, -0.1, 0.05, 0.0, -0.05, 0.1]
+
+    def answers(x: list[float]) -> list[list[float]]:
+        return [[1 / (1 + math.exp(-y))] for y in x]
+
+    reference = arm("score", answers(odds), lengths=[[0.501]] * 3)
+    candidate = arm("score", answers([0.2, *odds[1:]]), lengths=[[0.501]] * 3)
+    values = compared(reference, candidate)
+    assert values["spread"] == 0.5
+    assert values["score_drift_max"] == pytest.approx(0.2)
+
+
 def test_a_vector_of_zeros_is_far_from_any_and_from_none() -> None:
     """Catches a division by zero that is taken for agreement."""
     candidate = embeddings()

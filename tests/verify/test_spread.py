@@ -33,7 +33,9 @@ from vllm_xpu_fp8_plugin.verify.spread import (
 )
 def test_space_is_told_from_the_answers(answers: list[list[float]], name: str) -> None:
     """Catches logits taken for probabilities, and labels for a softmax."""
-    assert space(np.array(answers)).name == name
+    found = space(np.array(answers))
+    assert found.name == name
+    assert found.least == (0 if name == AS_GIVEN else 0.5)
 
 
 @pytest.mark.parametrize(
@@ -55,24 +57,24 @@ def test_ends_are_as_near_as_the_type_can_tell(dtype: object, end: float) -> Non
 
 def test_transforms_by_hand() -> None:
     """Catches another base, another end, and rows that mix."""
-    odds = transform(np.array([[0.5], [0.9], [0.0], [1.0]]), Space(LOG_ODDS, 1e-6))
+    odds = transform(np.array([[0.5], [0.9], [0.0], [1.0]]), Space(LOG_ODDS, 1e-6, 0.5))
     end = np.log(1e-6 / (1 - 1e-6))
     assert odds[:, 0] == pytest.approx([0, np.log(9), end, -end])
     rows = np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]])
-    logs = transform(rows, Space(LOG_PROBABILITIES, 1e-12))
+    logs = transform(rows, Space(LOG_PROBABILITIES, 1e-12, 0.5))
     third = np.log(2) / 3
     assert logs[0] == pytest.approx([2 * third, -third, -third])
     assert logs.sum(axis=1) == pytest.approx([0, 0])
     assert logs[1, 0] - logs[1, 1] == pytest.approx(-np.log(1e-12))
     given = np.array([[7.0], [-3.0]])
-    assert transform(given, Space(AS_GIVEN)).tolist() == given.tolist()
+    assert transform(given, Space(AS_GIVEN, 0, 0)).tolist() == given.tolist()
 
 
 @pytest.mark.parametrize("name", [AS_GIVEN, LOG_ODDS, LOG_PROBABILITIES])
 def test_a_row_that_is_not_finite_is_nan_and_no_other(name: str) -> None:
     """Catches an infinity that is clipped to a probability."""
     rows = np.array([[0.2, np.inf], [0.2, 0.8], [np.nan, 0.1]])
-    made = transform(rows, Space(name, 1e-6))
+    made = transform(rows, Space(name, 1e-6, 0))
     assert np.isnan(made[[0, 2]]).all()
     assert np.isfinite(made[1]).all()
 

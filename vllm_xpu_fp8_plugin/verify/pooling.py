@@ -84,7 +84,7 @@ def _scores(
     where = space(everything)
     r, c = ({x: transform(arm[x], where) for x in _PARTS} for arm in (theirs, ours))
     others = [np.concatenate([arm["lengths"], arm["probes"]]) for arm in (r, c)]
-    unit = spread(r["items"], others[0])
+    unit = max(spread(r["items"], others[0]), where.least)
     values["spread"] = unit
     remarks["spread"] = where.name
     groups = [[r["items"], others[0]], [c["items"], others[1]]]

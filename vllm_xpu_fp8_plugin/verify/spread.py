@@ -18,8 +18,10 @@ AS_GIVEN, LOG_ODDS, LOG_PROBABILITIES = "as given", "log-odds", "log-probabiliti
 # What is nearer to 0, or for odds to 1, counts as lying there. Steps of float32 below
 # 1 are 6e-8; of bfloat16, for which a head can be asked, 0.004.
 _ENDS = {LOG_ODDS: (1e-6, 1e-2), LOG_PROBABILITIES: (1e-12, 1e-6)}
-# Of answers that hardly differ, a tenth of their size stands for the spread.
+# Of answers that hardly differ, a tenth of their size stands for the spread, and half
+# a nat where they are probabilities: a model that is as unsure as that decides nothing.
 _LEAST_SPREAD = 0.1
+_LEAST_NATS = 0.5
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,13 @@ class Space:
     Attributes:
         name: `AS_GIVEN`, `LOG_ODDS` or `LOG_PROBABILITIES`.
         end: The least probability that is told from 0.
+        least: The least spread that counts as one.
 
     """
 
     name: str
-    end: float = 0.0
+    end: float
+    least: float
 
 
 def space(reference: Array) -> Space:
@@ -44,10 +48,10 @@ def space(reference: Array) -> Space:
     """
     finite = finite_rows(reference)
     if not finite.size or finite.min() < 0 or finite.max() > 1:
-        return Space(AS_GIVEN)
+        return Space(AS_GIVEN, end=0.0, least=0.0)
     one = finite.shape[1] > 1 and np.abs(finite.sum(axis=1) - 1).max() < 0.01
     name = LOG_PROBABILITIES if one else LOG_ODDS
-    return Space(name, _ENDS[name][_is_half(finite)])
+    return Space(name, _ENDS[name][_is_half(finite)], _LEAST_NATS)
 
 
 def _is_half(values: Array) -> bool:
