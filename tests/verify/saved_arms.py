@@ -4,6 +4,7 @@
 import gzip
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -55,7 +56,8 @@ def _kept(what: Any, run: Any) -> Any:
     if path.exists():
         return json.loads(gzip.decompress(path.read_bytes()))
     made = run()
-    partial = path.with_suffix(".partial")
+    # Another test process may do the same.
+    partial = path.with_suffix(f".{os.getpid()}")
     partial.write_bytes(gzip.compress(json.dumps(made).encode(), 1))
     partial.replace(path)
     return json.loads(json.dumps(made))

@@ -6,6 +6,7 @@ are those of the class that the scorer knows.
 """
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -33,8 +34,7 @@ def scorer(activation: str, label: int = 28) -> str:
     if folder.exists():
         return str(folder)
     source = Path(real_model("rxnfp"))
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = Path(f"{folder}.{os.getpid()}")
     shutil.copytree(source, partial)
     file = partial / "model.safetensors"
     weights = safetensors.torch.load_file(file)
@@ -51,7 +51,15 @@ def scorer(activation: str, label: int = 28) -> str:
         identity = "torch.nn.modules.linear.Identity"
         config["sentence_transformers"] = {"activation_fn": identity}
     path.write_text(json.dumps(config))
-    partial.rename(folder)
+    return _finished(partial, folder)
+
+
+def _finished(partial: Path, folder: Path) -> str:
+    """Give a folder its name, unless another test process was faster."""
+    try:
+        partial.rename(folder)
+    except OSError:
+        shutil.rmtree(partial)
     return str(folder)
 
 
@@ -60,8 +68,7 @@ def embedder() -> str:
     folder = CACHE / "rxnfp-embedder"
     if folder.exists():
         return str(folder)
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = Path(f"{folder}.{os.getpid()}")
     shutil.copytree(real_model("rxnfp"), partial)
     file = partial / "model.safetensors"
     weights = {
@@ -75,8 +82,7 @@ def embedder() -> str:
     for name in ("id2label", "label2id"):
         config.pop(name, None)
     path.write_text(json.dumps({**config, "architectures": ["BertModel"]}))
-    partial.rename(folder)
-    return str(folder)
+    return _finished(partial, folder)
 
 
 def rankings(tail: bool = False, label: int = 28) -> dict[str, Any]:
