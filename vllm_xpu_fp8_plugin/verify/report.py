@@ -19,8 +19,8 @@ _SAID = {
     "alarm": "ALARM: the answers are wrong in a way that no rounding explains.",
 }
 
-# Their remarks stand at the head of the report as well.
-_SAID_ABOVE = ("fp8_layers",)
+# What says that nothing was verified; their remarks stand at the report's head.
+_NOT_FP8 = ("identical", "fp8_layers")
 
 # How many rankings are shown in the picture, those that changed most.
 _SHOWN = 8
@@ -54,7 +54,10 @@ def show(report: dict[str, Any], console: Console) -> None:
         if check["verdict"] != PASS:
             console.print(f"{check['verdict'].upper()} {_sentence(check)}", style="red")
     verdict = report["verdict"]
-    console.print(_SAID[verdict], style=_STYLE[verdict])
+    said = _SAID[verdict]
+    if verdict == ALARM and set(report["alarms"]) <= set(_NOT_FP8):
+        said = "ALARM: nothing was verified, since FP8 changed nothing."
+    console.print(said, style=_STYLE[verdict])
     _show_speed(report, console)
 
 
@@ -62,7 +65,7 @@ def _row(check: dict[str, Any]) -> tuple[str, ...]:
     sign = "≥" if check["bound"] == "at least" else "≤"
     passed = check["verdict"] == PASS
     result = "ok" if passed else f"[red]{check['verdict']}[/]"
-    if check["remark"] and (not passed or check["name"] not in _SAID_ABOVE):
+    if check["remark"] and check["name"] not in _NOT_FP8:
         result += f"  {check['remark']}"
     limit = _limit(check)
     shown = "any" if limit is None else f"{sign} {limit:g}"
