@@ -14,6 +14,7 @@ from vllm_xpu_fp8_plugin import compiled
 from vllm_xpu_fp8_plugin.doctor.examine import Request, examine
 from vllm_xpu_fp8_plugin.doctor.report import Check, Report, Section, Status
 from vllm_xpu_fp8_plugin.kernels import KernelPackageError
+from vllm_xpu_fp8_plugin.terminal import on_a_line, printable
 
 _STYLES = {
     Status.OK: "green",
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         report = examine(request)
     except (ValueError, KernelPackageError) as e:
-        print(f"vllm-xpu-fp8 doctor: {e}", file=sys.stderr)
+        print(f"vllm-xpu-fp8 doctor: {on_a_line(str(e))}", file=sys.stderr)
         return 2
     if args.json:
         print(json.dumps(report.to_json(), indent=2))
@@ -87,7 +88,7 @@ def _print(report: Report) -> None:
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
     if command:
         # A line to copy: it is never broken.
-        print(f"Serve it with:\n{command.finding}\n")
+        print(f"Serve it with:\n{on_a_line(command.finding)}\n")
     print(_summary(report))
 
 
@@ -103,13 +104,13 @@ def _table(section: Section) -> Table:
 
 
 def _finding(check: Check) -> Group:
-    lines = [Text(f"{check.finding}.".replace("..", "."))]
+    lines = [Text(on_a_line(f"{check.finding}.".replace("..", ".")))]
     if check.remedy:
-        lines.append(Text(f"-> {check.remedy}", "italic"))
+        lines.append(Text(on_a_line(f"-> {check.remedy}"), "italic"))
     traceback = (check.data or {}).get("traceback")
     if traceback and check.status is Status.PROBLEM:
         last = traceback.rstrip().splitlines()[-_TRACEBACK_LINES:]
-        lines.append(Text("\n".join(last), "dim"))
+        lines.append(Text(printable("\n".join(last)), "dim"))
     return Group(*lines)
 
 

@@ -10,14 +10,13 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from vllm_xpu_fp8_plugin import activation, envs, kernels
+from vllm_xpu_fp8_plugin import activation, envs, kernels, processes
 
 _MARK = "vllm-xpu-fp8-probe: "
 _TIMEOUT = 180
@@ -65,12 +64,15 @@ def start(
     return Running(
         name,
         subprocess.Popen(
-            [sys.executable, "-m", __name__, name, json.dumps(argument)],
+            processes.command(__name__, name, json.dumps(argument)),
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
             errors="replace",
-            env={**os.environ, **(environ or {})},
+            cwd=processes.folder(),
+            env=processes.environment(environ),
         ),
     )
 
@@ -133,8 +135,9 @@ def _decision() -> dict[str, Any]:
     """Return what the plugin decides here, by the code that `register` runs."""
     try:
         return {**dataclasses.asdict(activation.decide()), "error": None}
-    except (ValueError, ImportError) as e:
-        return {"error": str(e)}
+    except ValueError as e:
+        remedy = f"Set {envs.PLUGIN.name} to one of these."
+        return {"error": str(e), "remedy": remedy}
 
 
 def _kernels() -> dict[str, Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 def folder() -> Path | None:
     """Return the folder of vLLM's package, None if it is not installed."""
     spec = importlib.util.find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
+    # Without a file of its own it is a folder that happens to have the name.
+    if spec is None or not spec.submodule_search_locations or spec.origin is None:
         return None
     return Path(next(iter(spec.submodule_search_locations)))
 
