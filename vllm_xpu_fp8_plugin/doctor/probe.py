@@ -175,16 +175,18 @@ def _backend(layers: list[dict[str, Any]]) -> dict[str, Any]:
     from vllm.v1.attention.selector import AttentionSelectorConfig
 
     from vllm_xpu_fp8_plugin.emulation.platform import EmulatedXPUPlatform
+    from vllm_xpu_fp8_plugin.platform import is_passed_over
 
     # Releases differ in it.
     fields = AttentionSelectorConfig._fields
+
+    def selector(**values: Any) -> Any:
+        known = {name: value for name, value in values.items() if name in fields}
+        return AttentionSelectorConfig(dtype=torch.bfloat16, block_size=None, **known)
+
     chosen = []
     for values in layers:
-        config = AttentionSelectorConfig(
-            dtype=torch.bfloat16,
-            block_size=None,
-            **{name: value for name, value in values.items() if name in fields},
-        )
+        config = selector(**values)
         found: dict[str, str | None] = {"error": None}
         for name, platform in (
             ("upstream", XPUPlatform),
@@ -199,7 +201,13 @@ def _backend(layers: list[dict[str, Any]]) -> dict[str, Any]:
     import vllm_xpu_fp8_plugin.attention  # noqa: F401
     from vllm_xpu_fp8_plugin.emulation import registry
 
-    answer: dict[str, Any] = {"chosen": chosen}
+    # An encoder's, without a model: what the plugin is there to replace.
+    plain = selector(head_size=64, kv_cache_dtype="auto", attn_type="encoder_only")
+    path = XPUPlatform.get_attn_backend_cls(None, plain)
+    answer: dict[str, Any] = {
+        "chosen": chosen,
+        "passed_over": path if is_passed_over(path) else None,
+    }
     with contextlib.suppress(kernels.KernelPackageError):
         answer["emulated"] = registry.coverage()
     return answer

@@ -59,6 +59,24 @@ def strings(path: Path, name: str) -> tuple[str, ...]:
     return ()
 
 
+def triton_encoder_arguments(vllm: Path | None) -> frozenset[str]:
+    """Return what vLLM's Triton attention takes in an encoder layer.
+
+    Empty if there is no vLLM, or no such function.
+    """
+    if vllm is None:
+        return frozenset()
+    path = vllm / "v1/attention/ops/triton_prefill_attention.py"
+    try:
+        tree = ast.parse(path.read_text())
+    except (OSError, SyntaxError, ValueError):
+        return frozenset()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "context_attention_fwd":
+            return frozenset(a.arg for a in [*node.args.args, *node.args.kwonlyargs])
+    return frozenset()
+
+
 def quantises_score_head(vllm: Path) -> bool | None:
     """Return whether a decoder made a classifier gets its head quantised.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from vllm_xpu_fp8_plugin.emulation.checks import FP8_DTYPES
-from vllm_xpu_fp8_plugin.emulation.coverage import require_compiled
+from vllm_xpu_fp8_plugin.emulation.compiled_calls import require_compiled
 from vllm_xpu_fp8_plugin.emulation.fp8 import from_fp8
 from vllm_xpu_fp8_plugin.emulation.registry import op
 

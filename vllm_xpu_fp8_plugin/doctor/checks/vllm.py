@@ -113,6 +113,16 @@ def _vllm(folder: Path, backend: dict[str, Any], plugin: bool) -> list[Check]:
                 "Install a vLLM and a kernel package that fit each other.",
             )
         )
+    if passed_over := backend.get("passed_over"):
+        checks.append(
+            Check(
+                "supported",
+                Status.PROBLEM if plugin else Status.WARNING,
+                f"This vLLM's FLASH_ATTN on an XPU is {passed_over}, which the plugin "
+                "does not know: it changes nothing",
+                "Update the plugin.",
+            )
+        )
     checks += [_path(path, plugin) for path in paths.paths]
     if paths.refuses_fp8_kv_cache:
         checks.append(_fp8_kv_cache(plugin))
