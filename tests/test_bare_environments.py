@@ -183,6 +183,43 @@ def test_verify_says_what_it_lacks(
         assert not (environments[name] / "verify-report").exists()
 
 
+def start(environment: Path, script: str, **options: Any) -> tuple[int, str]:
+    """Run a line of a shell in which `$0` is the command; return status and stderr."""
+    done = subprocess.run(
+        ["sh", "-c", script, environment / "bin/vllm-xpu-fp8"],
+        env={"PATH": "/usr/bin:/bin", "HOME": "/proc", **options},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stderr
+
+
+def test_nobody_reads_the_output(environments: dict[str, Path]) -> None:
+    """Catches a traceback for `| head`, a closed stdout or a full disk."""
+    here = environments[EMPTY]
+    # The pipe's other end is closed before anything is written.
+    status, error = start(
+        here, 'mkfifo "$F"; : <"$F" & exec "$0" doctor >"$F"', F=str(here / "pipe")
+    )
+    assert (status, error) == (141, "")
+    assert start(here, 'exec "$0" doctor >&-') == (1, "")
+    status, error = start(here, 'exec "$0" doctor >/dev/full')
+    assert (status, error) == (2, "vllm-xpu-fp8: [Errno 28] No space left on device\n")
+
+
+def test_a_folder_that_was_deleted_and_a_terminal_without_columns(
+    environments: dict[str, Path], tmp_path: Path
+) -> None:
+    """Catches a probe that does not start there, and a report that shows nothing."""
+    gone = tmp_path / "gone"
+    script = 'mkdir "$G"; cd "$G"; rmdir "$G"; exec "$0" doctor >"$OUT"'
+    out = tmp_path / "out"
+    given = {"G": str(gone), "OUT": str(out), "COLUMNS": "0"}
+    assert start(environments[EMPTY], script, **given) == (1, "")
+    assert "vLLM is not installed" in " ".join(out.read_text().split())
+
+
 @pytest.mark.slow
 def test_doctor_finds_nothing_wrong_beside_vllm(
     environments: dict[str, Path],

@@ -154,6 +154,19 @@ def test_backend_path_resolves() -> None:
     assert found is attention.XPUFp8AttentionBackend
 
 
+def test_a_config_is_adjusted_after_upstreams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches an adjustment that upstream undoes, or upstream left out."""
+    config, calls = object(), []
+    monkeypatch.setattr(
+        XPUPlatform,
+        "check_and_update_config",
+        classmethod(lambda cls, given: calls.append((cls, given))),
+    )
+    monkeypatch.setattr(compat, "adjust_config", lambda given: calls.append(given))
+    XPUFp8Platform.check_and_update_config(config)
+    assert calls == [(XPUFp8Platform, config), config]
+
+
 def test_platform_is_an_xpu_to_vllm() -> None:
     """Catches a platform whose XPU kernel tables and code paths vLLM would not take."""
     for cls in (XPUFp8Platform, type(current_platform)):

@@ -67,7 +67,9 @@ def test_what_a_process_starts_does_not_search_it_either(
     assert stranger.has_run() == []
 
 
-def test_python_3_10_and_ray_start_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_3_10_and_ray_start_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catches processes of vLLM's that nothing but another folder protects."""
     assert processes.folder(["--tensor-parallel-size", "2"]) is None
     for flags in (
@@ -75,6 +77,11 @@ def test_python_3_10_and_ray_start_elsewhere(monkeypatch: pytest.MonkeyPatch) ->
         ["--distributed-executor-backend=ray"],
     ):
         assert processes.folder(flags) == "/"
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert processes.folder() == "/"
+    monkeypatch.undo()
+    assert processes.folder() is None
     old = SimpleNamespace(version_info=(3, 10, 14))
     monkeypatch.setattr(processes, "sys", old)
     assert processes.folder() == "/"

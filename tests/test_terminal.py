@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_xpu_fp8_plugin.cli import main
+from vllm_xpu_fp8_plugin.cli import doctor, main
 from vllm_xpu_fp8_plugin.terminal import on_a_line, printable
 
 SCRIPT = Path(sys.executable).parent / "vllm-xpu-fp8"
@@ -100,3 +100,13 @@ def test_any_encoding_of_the_terminal_will_do(encoding: str, tmp_path: Path) -> 
     assert done.returncode == 2
     assert b"Traceback" not in done.stderr
     assert b"m\\udcff\\udce9" in done.stderr
+
+
+def test_interrupt_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a traceback for Ctrl-C."""
+
+    def interrupt(request: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "examine", interrupt)
+    assert main(["doctor"]) == 130

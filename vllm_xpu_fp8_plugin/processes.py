@@ -46,12 +46,17 @@ def folder(flags: Sequence[str] = ()) -> str | None:
     """Return the folder to start a process in, None for the current one.
 
     Python 3.10 does not know ``PYTHONSAFEPATH``, and Ray puts the directory that it
-    is started in first on its workers' path.
+    is started in first on its workers' path. From one that was deleted torch does
+    not load.
 
     Args:
         flags: vLLM's engine flags.
 
     """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return _SAFE_FOLDER
     asks_for_ray = any(flag.rpartition("=")[2] == "ray" for flag in flags)
     return _SAFE_FOLDER if sys.version_info < (3, 11) or asks_for_ray else None
 

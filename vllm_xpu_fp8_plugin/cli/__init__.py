@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = int(args.run(args))
         # Here and not when the interpreter ends, where an error has no handler.
-        sys.stdout.flush()
+        if sys.stdout:  # none where the shell has closed it
+            sys.stdout.flush()
     except BrokenPipeError:
         _discard_output()
         return 141

@@ -23,6 +23,7 @@ _STYLES = {
     Status.PROBLEM: "bold red",
 }
 _TRACEBACK_LINES = 6
+_NARROWEST = 40
 
 
 def add_parser(
@@ -78,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(report: Report) -> None:
     console = Console(highlight=False)
+    # Of less (COLUMNS=0) nothing could be read.
+    console.width = max(console.width, _NARROWEST)
     command = None
     with console.capture() as captured:
         for section in report.sections:

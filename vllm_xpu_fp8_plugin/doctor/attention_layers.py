@@ -229,7 +229,12 @@ def _kv_heads(config: dict[str, Any], heads: int) -> int:
 
 def _softcap(config: dict[str, Any]) -> float | None:
     value = _first(config, _SOFTCAP)
-    return float(value) if type(value) in (int, float) and value else None
+    if type(value) not in (int, float) or not value:
+        return None
+    # JSON as Python reads it has infinities, NaN and integers of any length.
+    if not 0 < value < _LARGEST:
+        raise ModelError(f"The config has {_SOFTCAP[0]}={str(value)[:40]}.")
+    return float(value)
 
 
 def _has_alibi(config: dict[str, Any], inner: dict[str, Any]) -> bool:
