@@ -136,7 +136,7 @@ def one_more_parameter(layer: Any, info: Any, recurse: bool) -> None:
     """Stand for what any release of vLLM may do to a function of its own."""
 
 
-@pytest.mark.parametrize("installed", ["0.20.2", "0.99.0"])
+@pytest.mark.parametrize("installed", ["0.20.2", compat.BIASES.obsolete_in, "0.99.0"])
 def test_a_question_that_fails_changes_nothing(
     installed: str, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,8 +54,9 @@ def _loses_biases() -> bool:
     """Return whether vLLM, as installed, makes a layer's weights and loses its bias."""
     from vllm.model_executor.model_loader.reload import meta
 
-    layer = torch.nn.Linear(1, 1, device="meta")
-    bias = layer.bias = torch.nn.Parameter(torch.ones(1))
+    layer = torch.nn.Module()
+    layer.weight = torch.nn.Parameter(torch.empty((), device="meta"))
+    bias = layer.bias = torch.nn.Parameter(torch.empty(()))
     meta.materialize_layer(layer, SimpleNamespace(restore_device=torch.device("cpu")))
     return layer.bias is not bias
 
