@@ -6,7 +6,7 @@ VLLM := 0.32.0
 # The last release whose Python layer refuses a query descale.
 KERNELS := 0.1.14.1
 
-.PHONY: rerank test lint matrix clean
+.PHONY: rerank test lint matrix mutants clean
 
 rerank: .venv/ready
 	@$(BIN)/python examples/rerank.py
@@ -24,6 +24,11 @@ lint: .venv/ready
 matrix: .venv/ready
 	$(BIN)/python -m tests.matrix --rerank
 	$(BIN)/python -m tests.matrix --readme
+
+# An hour or so; MODULE='verify/judge platform' runs these alone.
+mutants: .venv/ready
+	$(BIN)/python -m pip install --quiet cosmic-ray
+	$(BIN)/python -m tests.mutants $(MODULE)
 
 .venv/ready: pyproject.toml Makefile setup_env.sh
 	PYTHON=$(PYTHON) TORCH=$(TORCH) VLLM=$(VLLM) KERNELS=$(KERNELS) ./setup_env.sh

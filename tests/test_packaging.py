@@ -129,6 +129,22 @@ def test_command_is_installed() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["verify", "--help"]])
+def test_no_command_is_imported_to_choose_one(arguments: list[str]) -> None:
+    """Catches a start that takes what a command needs, and fails without it."""
+    code = """
+import contextlib, sys
+from vllm_xpu_fp8_plugin.cli import main
+with contextlib.suppress(SystemExit):
+    main(sys.argv[1:])
+third = {m.partition(".")[0] for m in sys.modules} - set(sys.stdlib_module_names)
+print("IMPORTED", *sorted(third & {"numpy", "torch", "tqdm", "vllm", "transformers"}))
+"""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] .strip() == "IMPORTED", done.stderr
+
+
 def test_every_source_file_has_its_licence_line() -> None:
     """Catches a source file without the SPDX header."""
     sources = [p for p in tracked() if p.suffix in (".py", ".sh") and p.stat().st_size]

@@ -13,17 +13,19 @@ from typing import Any
 
 import torch
 
+from tests.verify import engine_faults
 from vllm_xpu_fp8_plugin.emulation import registry
 
 _ACTIVE = {"fault": ""}
 
 
 def install() -> None:
-    """Put ops that can be at fault in the place of two of the software XPU."""
+    """Put ops that can be at fault in the place of three of the software XPU."""
     registry.install()
     for name, wrap in (
         ("_vllm_fa2_C::varlen_fwd", _attention),
         ("_xpu_C::fp8_gemm_w8a16", _product),
+        ("_C_cache_ops::reshape_and_cache_flash", _write),
     ):
         sound = registry._implementations[name]
         namespace, short_name = name.split("::")
@@ -36,7 +38,7 @@ def install() -> None:
 @contextlib.contextmanager
 def switched_on(fault: str, llm: Any) -> Iterator[None]:
     """Run with a fault in the ops, or in the weights of `llm`'s workers."""
-    if change := _WEIGHT_FAULTS.get(fault):
+    if change := _WEIGHT_FAULTS.get(fault) or engine_faults.LAYERS.get(fault):
         llm.collective_rpc(change)
     _ACTIVE["fault"] = fault
     yield
@@ -57,7 +59,12 @@ def _attention(sound: Callable[..., Any], **kwargs: Any) -> list[torch.Tensor]:
         lengths = kwargs["seqused_k"]
         shorter = torch.where(lengths > 1, lengths - lengths % 2, lengths)
         kwargs["seqused_k"] = shorter.to(lengths.dtype)
+    before = engine_faults.ATTENTION.get(fault) or engine_faults.CACHED.get(fault)
+    if before:
+        before(kwargs)
     result: list[torch.Tensor] = sound(**kwargs)
+    if after := engine_faults.RESULTS.get(fault):
+        after(kwargs, result[0])
     if fault == "nan_at_remainder":
         starts = kwargs["cu_seqlens_q"].tolist()
         for i, (start, end) in enumerate(itertools.pairwise(starts)):
@@ -73,6 +80,12 @@ def _product(sound: Callable[..., Any], **kwargs: Any) -> torch.Tensor:
         kwargs["B_scale_"] = scale.flatten()[:1].clone()
     result: torch.Tensor = sound(**kwargs)
     return result
+
+
+def _write(sound: Callable[..., Any], **kwargs: Any) -> None:
+    if change := engine_faults.CACHE.get(_ACTIVE["fault"]):
+        change(kwargs)
+    sound(**kwargs)
 
 
 def set_kv_scales(worker: Any) -> None:
@@ -123,8 +136,9 @@ def _replace(worker: Any, module: Any, name: str, new: torch.Tensor) -> None:
 
 
 def _restore(worker: Any) -> None:
-    for module, name, old in worker.__dict__.pop("replaced"):
+    for module, name, old in worker.__dict__.pop("replaced", []):
         setattr(module, name, old)
+    engine_faults.restore(worker)
 
 
 _WEIGHT_FAULTS = {

@@ -58,7 +58,7 @@ def run(request: Result) -> Result:
     # Workers that are spawned would import vLLM again.
     multiproc_executor.get_mp_context = lambda: multiprocessing.get_context("fork")
     if "sweep" in request:
-        plan.lengths = lambda page, longest: request["sweep"]
+        plan.lengths = lambda page, longest, seed: request["sweep"]
     progress = child.Progress(os.open(os.devnull, os.O_WRONLY))
     llm = LLM(**vars(vllm_arm.arm_arguments(request)))
     if request.get("kv_scales"):
@@ -80,6 +80,6 @@ def run_transformers(request: Result) -> Result:
     """Run in the process that `engine` has forked."""
     from vllm_xpu_fp8_plugin.verify import child, plan, transformers_arm
 
-    plan.lengths = lambda page, longest: request["sweep"]
+    plan.lengths = lambda page, longest, seed: request["sweep"]
     progress = child.Progress(os.open(os.devnull, os.O_WRONLY))
     return transformers_arm.measure(request, progress)

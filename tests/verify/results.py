@@ -16,7 +16,16 @@ ARM = {
     "tensor_parallel_size": 1,
     "max_model_len": 512,
     "versions": {"vllm": "0"},
+    "fp8": {
+        "layers": 24,
+        "layers_fp8": 24,
+        "weights": 22_000_000,
+        "weights_fp8": 10_000_000,
+        "caches": 0,
+        "caches_fp8": 0,
+    },
 }
+LENGTHS = (*range(1, 66), 69, 133, 191, 197, 261, 325, 389, 512)
 
 
 def speed(unit: str) -> dict[str, Any]:
@@ -40,7 +49,7 @@ def pooling(task: str, rankings: int = 12, width: int = 8) -> dict[str, Any]:
             {"query": f"q{r}", "documents": d, "relevance": g}
             for r, (d, g) in enumerate(zip(documents, grades, strict=True))
         ],
-        "lengths": [[0] * n for n in (*range(1, 66), 69, 133)],
+        "lengths": [[0] * n for n in LENGTHS],
         "alone": [0, 1],
     }
     if task == "score":
@@ -66,6 +75,7 @@ def pooling(task: str, rankings: int = 12, width: int = 8) -> dict[str, Any]:
         "plan": work,
         "items": items,
         "lengths": answers(len(work["lengths"])).tolist(),
+        "probes": answers(0 if task == "embed" else 16).tolist(),
         "alone": copy.deepcopy(items[:2]),
         "speed": speed("items/s"),
     }
@@ -94,7 +104,7 @@ def generation(prompts: int = 12, tokens: int = 16) -> dict[str, Any]:
         "page": 64,
         "rankings": [],
         "items": [[1, 2, 3]] * prompts,
-        "lengths": [[0] * n for n in (*range(1, 66), 69, 133)],
+        "lengths": [[0] * n for n in LENGTHS],
         "alone": [0, 1],
         "forced": [[1, 2, 3, *r["tokens"]] for r in items],
         "starts": [3] * prompts,

@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from vllm_xpu_fp8_plugin.verify import arm
+from vllm_xpu_fp8_plugin import __version__
+from vllm_xpu_fp8_plugin.verify import arm, machine
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,25 +121,97 @@ run(Path({str(tmp_path)!r}), do="hang", pids={str(pids)!r})
     assert_gone(pids)
 
 
-def test_key_knows_model_flags_data_and_versions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Catches a reference that is reused although something changed."""
+@pytest.fixture
+def asked(tmp_path: Path) -> dict[str, Any]:
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
-    request: dict[str, Any] = {
-        "model": str(model),
-        "reference_model": None,
-        "flags": [],
-    }
-    keys = [arm.key(request, {"vllm": "1"})]
-    assert arm.key(dict(request), {"vllm": "1"}) == keys[0]
-    keys.append(arm.key({**request, "flags": ["--dtype", "half"]}, {"vllm": "1"}))
-    keys.append(arm.key({**request, "data": {"texts": ["a"]}}, {"vllm": "1"}))
-    keys.append(arm.key(request, {"vllm": "2"}))
-    (model / "config.json").write_text("{ }")
-    keys.append(arm.key(request, {"vllm": "1"}))
-    monkeypatch.setenv("VLLM_XPU_FP8_PLUGIN", "0")
-    keys.append(arm.key(request, {"vllm": "1"}))
+    return {"model": str(model), "reference_model": None, "flags": []}
+
+
+def test_key_knows_model_flags_data_and_machine(asked: dict[str, Any]) -> None:
+    """Catches a reference that is reused although something changed."""
+    keys = [arm.key(asked, {"vllm": "1"})]
+    assert arm.key(dict(asked), {"vllm": "1"}) == keys[0]
+    keys.append(arm.key({**asked, "flags": ["--dtype", "half"]}, {"vllm": "1"}))
+    keys.append(arm.key({**asked, "data": {"texts": ["a"]}}, {"vllm": "1"}))
+    keys.append(arm.key(asked, {"vllm": "2"}))
+    (Path(asked["model"]) / "config.json").write_text("{ }")
+    keys.append(arm.key(asked, {"vllm": "1"}))
+    (Path(asked["model"]) / "weights").write_text("")
+    keys.append(arm.key(asked, {"vllm": "1"}))
     assert len(set(keys)) == len(keys)
+
+
+def test_key_knows_when_a_file_of_the_model_was_written(asked: dict[str, Any]) -> None:
+    """Catches new weights of the same size, taken for those that were run."""
+    file = Path(asked["model"]) / "config.json"
+    before = arm.key(asked, {})
+    stat = file.stat()
+    file.write_text("[]")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert file.stat().st_size == stat.st_size
+    assert arm.key(asked, {}) != before
+
+
+def test_key_is_of_the_model_that_the_reference_loads(
+    asked: dict[str, Any], tmp_path: Path
+) -> None:
+    """Catches a key by the FP8 checkpoint, where the reference loads another."""
+    other = tmp_path / "other"
+    other.mkdir()
+    request = {**asked, "reference_model": str(other)}
+    before = arm.key(request, {})
+    (Path(asked["model"]) / "more").write_text("x")
+    assert arm.key(request, {}) == before
+    (other / "config.json").write_text("{}")
+    assert arm.key(request, {}) != before
+
+
+@pytest.mark.parametrize(
+    "name", ["VLLM_XPU_FP8_PLUGIN", "ZE_AFFINITY_MASK", "ONEAPI_DEVICE_SELECTOR"]
+)
+def test_key_knows_variables_that_choose_the_device(
+    name: str, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a reference of one device, reused for another."""
+    monkeypatch.delenv(name, raising=False)
+    before = arm.key(asked, {})
+    monkeypatch.setenv("UNRELATED", "1")
+    assert arm.key(asked, {}) == before
+    monkeypatch.setenv(name, "0")
+    assert arm.key(asked, {}) != before
+
+
+CHANGES = {
+    "sys/class/drm/card0/device/device": "0xe20b",
+    "sys/module/xe/srcversion": "ABC",
+    "proc/driver/nvidia/version": "NVRM 570",
+    "proc/sys/kernel/osrelease": "6.12.1",
+    "proc/cpuinfo": "model name : Another",
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_machine_is_known_by_its_devices_and_drivers(name: str, tmp_path: Path) -> None:
+    """Catches a reference that outlives the driver or the card that made it."""
+    before = machine.describe(tmp_path)
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text(CHANGES[name])
+    assert machine.describe(tmp_path) != before
+
+
+def test_machine_is_known_by_the_versions_of_its_libraries(tmp_path: Path) -> None:
+    """Catches an update of the compute runtime or of the plugin that is not seen."""
+    folder = tmp_path / "usr" / "lib" / "x86_64-linux-gnu"
+    folder.mkdir(parents=True)
+    link = folder / "libze_intel_gpu.so.1"
+    found = []
+    for number in ("1.6.1", "1.6.2"):
+        (folder / f"libze_intel_gpu.so.{number}").touch()
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"libze_intel_gpu.so.{number}")
+        found.append(machine.describe(tmp_path))
+    assert found[0] != found[1]
+    assert found[0]["versions"]["vllm-xpu-fp8-plugin"] == __version__
+    assert found[0]["versions"]["vllm"] != "not installed"

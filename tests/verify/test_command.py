@@ -27,6 +27,7 @@ KEYS = {
     "alarms",
     "checks",
     "measures",
+    "unit",
     "items",
     "texts_cut",
     "arms",

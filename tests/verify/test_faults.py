@@ -6,7 +6,6 @@ them is seen only because everything fails.
 """
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tests.models import make_model
 from tests.real_models import real_model, unpacked
 from tests.verify.command import verify
 from tests.verify.faulty_engine import run_arm, run_transformers_arm
+from tests.verify.texts import rankings
 from vllm_xpu_fp8_plugin.verify.inputs import builtin
 from vllm_xpu_fp8_plugin.verify.judge import judge
 
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.slow
 
 # The fault -> the alarm that fits.
 DECODER_FAULTS = {
-    "k_descale_ignored": "perplexity_collapse",
-    "v_descale_twice": "perplexity_collapse",
+    "k_descale_ignored": "perplexity_ratio",
+    "v_descale_twice": "perplexity_ratio",
     "stale_decode": "decode_gap",
 }
 ENCODER_FAULTS = {
@@ -47,30 +47,13 @@ def register():
 """
 
 
-def words(rng: random.Random, least: int, most: int) -> str:
-    count = rng.randint(least, most)
-    return " ".join(f"w{rng.randrange(5, 500)}" for _ in range(count))
-
-
-def rankings() -> list[dict[str, Any]]:
-    """Return short texts in the words of a random model, which tells them apart."""
-    rng = random.Random(3)
-    return [
-        {
-            "query": words(rng, 2, 2),
-            "documents": [words(rng, 2, 6) for _ in range(8)],
-        }
-        for _ in range(12)
-    ]
-
-
 def verdict(
     reference: dict[str, Any], candidate: dict[str, Any]
 ) -> tuple[str, set[str]]:
     """Return the verdict and the alarms, and print every check."""
     report = judge(reference, candidate)
     for check in report["checks"]:
-        print(check["name"], check["value"], check["limit"], check["passed"])
+        print(check["name"], check["value"], check["verdict"])
     return report["verdict"], set(report["alarms"])
 
 
@@ -106,6 +89,10 @@ def test_faults_of_a_decoder_are_seen() -> None:
         kv_scales=True,
     )
     assert candidates[""]["kv_cache_dtype"] == "fp8"
+    counts = candidates[""]["fp8"]
+    assert counts["caches"] == counts["caches_fp8"] == 30
+    assert counts["layers"] == counts["layers_fp8"] == 120
+    assert reference["fp8"]["layers_fp8"] == reference["fp8"]["weights_fp8"] == 0
     assert_seen(reference, candidates, DECODER_FAULTS)
 
 
@@ -151,6 +138,19 @@ def test_faults_of_an_encoder_are_seen(
     faults = ("", *ENCODER_FAULTS)
     candidates = run_arm(encoder, "candidate", faults, plan=reference["plan"])
     assert_seen(reference, candidates, ENCODER_FAULTS)
+
+
+def test_fp8_that_reaches_nothing_is_named(
+    encoder: dict[str, Any], reference: dict[str, Any]
+) -> None:
+    """Catches a pass for an encoder with an FP8 KV cache, of which it has none."""
+    flags = ["--kv-cache-dtype", "fp8"]
+    request = {**encoder, "flags": flags, "plan": reference["plan"]}
+    report = judge(reference, run_arm(request, "candidate")[""])
+    assert report["alarms"] == ["identical", "fp8_layers"]
+    remark = next(c for c in report["checks"] if c["name"] == "identical")["remark"]
+    assert "FP8: 0 of 4 linear layers, 0 of " in remark
+    assert "KV cache" not in remark
 
 
 def test_rank_with_the_scales_of_another_is_seen(

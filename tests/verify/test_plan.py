@@ -22,7 +22,7 @@ DATA: dict[str, Any] = {
 
 def encode(text: str, special: bool) -> list[int]:
     """Encode a letter a token, between two special ones."""
-    ids = [ord(word[0]) - 96 for word in text.split()]
+    ids = [ord(word[0]) % 96 for word in text.split()]
     return [CLS, *ids, SEP] if special else ids
 
 
@@ -59,11 +59,58 @@ def test_data_without_a_line_for_the_task_is_refused(task: str, needed: str) -> 
 
 def test_lengths_lie_on_pages_and_beside_them() -> None:
     """Catches a sweep that misses a remainder, one token, or the longest text."""
-    wanted = plan.lengths(64, 300)
+    wanted = plan.lengths(64, 300, 0)
     assert {n % 64 for n in wanted} == set(range(64))
-    around = {m * 64 + d for m, d in itertools.product((1, 2, 3, 4), (-1, 0, 1))}
+    around = {m * 64 + d for m, d in itertools.product((1, 2, 3, 4), (-1, 0, 1, 5))}
     assert {1, 300, *around} <= set(wanted)
-    assert plan.lengths(64, 40) == list(range(1, 41))
+    assert plan.lengths(64, 40, 0) == list(range(1, 41))
+    assert plan.lengths(64, 0, 0) == []
+
+
+@pytest.mark.parametrize("longest", [512, 2048, 8192, 40_960])
+def test_lengths_go_on_to_the_longest(longest: int) -> None:
+    """Catches a fault between the fourth page and the longest text that none sees."""
+    wanted = plan.lengths(64, longest, 0)
+    beyond = [n for n in wanted if n > 261]
+    assert wanted[-1] == longest
+    assert max(b / a for a, b in itertools.pairwise(beyond)) < 2.6
+    assert sum(n % 64 == 5 for n in wanted) >= 6
+    assert sum(n % 64 == 5 for n in beyond) >= 3
+    odd = [n for n in beyond if n % 64 != 5 and n % 2]
+    assert len(odd) >= 4
+    # Other ones with another seed, and no more than a few times the longest to run.
+    assert plan.lengths(64, longest, 1) != wanted
+    assert sum(beyond) < 10 * longest
+
+
+@pytest.mark.parametrize("page", [64, 128, 784])
+def test_lengths_with_pages_of_another_size(page: int) -> None:
+    """Catches steps that are made for pages of 64 tokens."""
+    wanted = plan.lengths(page, 8192, 0)
+    assert {n % page for n in wanted} == set(range(page))
+    assert sum(n % page == 5 for n in wanted) >= 6
+
+
+@pytest.mark.parametrize("task", ["score", "classify"])
+def test_probes_come_with_the_package(task: str) -> None:
+    """Catches a user's one-sided data as the only one there is."""
+    made = make(task)
+    assert len(made["probes"]) == 16
+    assert len({str(x) for x in made["probes"]}) == 16
+    assert isinstance(made["probes"][0], list) == (task == "score")
+    assert make("embed")["probes"] == make("generate")["probes"] == []
+    texts = make(task, longest=12)["probes"]
+    whole = (" ".join(x) if task == "score" else x for x in texts)
+    assert max(len(encode(x, True)) for x in whole) <= 12
+
+
+def test_items_alone_are_from_all_of_the_batch() -> None:
+    """Catches a fault at the end of a batch that the first items do not show."""
+    made = make("embed")
+    places = [made["order"].index(i) for i in made["alone"]]
+    assert len(places) == 4
+    assert {0, 6} <= set(places)
+    assert make("score", data={"rankings": DATA["rankings"][:1]})["alone"] == [0, 1]
 
 
 @pytest.mark.parametrize("task", ["score", "embed", "classify", "generate"])
@@ -71,7 +118,7 @@ def test_sequences_of_the_sweep_have_their_lengths(task: str) -> None:
     """Catches a sweep of other lengths, and one without special tokens."""
     made = make(task)
     longest = 299 if task == "generate" else 300
-    assert [len(ids) for ids in made["lengths"]] == plan.lengths(64, longest)
+    assert [len(ids) for ids in made["lengths"]] == plan.lengths(64, longest, 0)
     assert all(ids[0] == CLS and ids[-1] == SEP for ids in made["lengths"][3:])
 
 

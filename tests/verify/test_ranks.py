@@ -19,13 +19,12 @@ VALUES = st.integers(2, 12).flatmap(
 
 
 @given(VALUES)
-def test_rank_correlations_are_scipys(pair: tuple[list[float], list[float]]) -> None:
+def test_rank_correlation_is_scipys(pair: tuple[list[float], list[float]]) -> None:
     """Catches a wrong treatment of ties."""
     a, b = map(np.array, pair)
     assert ranks.ranks(a).tolist() == stats.rankdata(a).tolist()
     if np.ptp(a) and np.ptp(b):
         assert ranks.spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
-        assert ranks.kendall(a, b) == pytest.approx(stats.kendalltau(a, b).statistic)
 
 
 @given(VALUES)
@@ -37,7 +36,6 @@ def test_without_an_order_there_is_no_agreement(
     constant = np.zeros_like(a)
     expected = float(not np.ptp(a))
     assert ranks.spearman(a, constant) == expected
-    assert ranks.kendall(constant, a) == expected
 
 
 def test_ndcg_by_hand() -> None:

@@ -11,13 +11,15 @@ from tests.verify.sound_models import reports, requests
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "task", "size"),
+    ("name", "task", "size", "unit"),
     [
-        ("all-MiniLM-L6-v2", "embed", 6),
-        ("rxnfp", "classify", 12),
+        ("all-MiniLM-L6-v2", "embed", 6, "cosines"),
+        ("rxnfp", "classify", 12, "log-probabilities"),
+        ("scorer, sigmoid", "score", 8, "log-odds"),
+        ("scorer, irrelevant tail", "score", 8, "as given"),
     ],
 )
-def test_sound_model_passes(name: str, task: str, size: int) -> None:
+def test_sound_model_passes(name: str, task: str, size: int, unit: str) -> None:
     """Catches limits so tight, or measures so noisy, that right answers fail."""
     request = requests()[name]
     data = request["data"]
@@ -25,10 +27,14 @@ def test_sound_model_passes(name: str, task: str, size: int) -> None:
     small_request = {
         **request,
         "data": small,
-        "max_tokens": 8,
-        "sweep": [1, 2, 63, 64, 65, 128],
+        "sweep": [1, 2, 63, 64, 65, 69, 128, 133],
     }
     for report in reports(small_request, range(2)):
         assert report["task"] == task
         assert report["verdict"] == "pass", report["checks"]
         assert report["arms"]["candidate"]["quantization"] == "fp8"
+        assert unit in report["unit"]
+        counts = report["arms"]["candidate"]["fp8"]
+        assert counts["layers_fp8"] == counts["layers"] > 20
+        assert 0 < counts["weights_fp8"] < counts["weights"]
+        assert counts["caches"] == 0

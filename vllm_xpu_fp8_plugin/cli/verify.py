@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vllm_xpu_fp8_plugin import processes
 from vllm_xpu_fp8_plugin.terminal import printable
-from vllm_xpu_fp8_plugin.verify import arm, inputs, thresholds, workflow
+from vllm_xpu_fp8_plugin.verify import arm, inputs, workflow
 
 _EPILOG = """\
 exit status: 0 pass, 1 drift or alarm, 2 could not run.
@@ -67,8 +67,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         "--limit",
         action="append",
         default=[],
-        metavar="MEASURE=VALUE",
-        help="another limit for a measure; may be repeated",
+        metavar="MEASURE=VALUE[,ALARM]",
+        help="other limits for a measure; may be repeated",
     )
     add("--max-tokens", type=_positive, default=64, metavar="N", help="for a prompt")
     add("--seed", type=int, default=0, help="order of the items (default: 0)")
@@ -92,7 +92,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    options = _options(args)
     for name in ("vllm", "torch"):
         if importlib.util.find_spec(name) is None:
             raise ValueError(
@@ -101,8 +100,10 @@ def _run(args: argparse.Namespace) -> int:
             )
     # They import numpy, which comes with vLLM.
     from vllm_xpu_fp8_plugin.verify import report
-    from vllm_xpu_fp8_plugin.verify.judge import PASS, judge
+    from vllm_xpu_fp8_plugin.verify.judge import judge
+    from vllm_xpu_fp8_plugin.verify.threshold import PASS
 
+    options = _options(args)
     options.output.mkdir(parents=True, exist_ok=True)
     # What an earlier run left must not be taken for this one's.
     paths = [options.output / name for name in ("report.json", "report.png")]
@@ -148,6 +149,8 @@ def _options(args: argparse.Namespace) -> workflow.Options:
         ValueError: Something is wrong; the message says what is allowed.
 
     """
+    from vllm_xpu_fp8_plugin.verify import thresholds
+
     flags = processes.absolute(args.flags)
     for flag in flags:
         name = flag.split("=")[0].replace("_", "-")

@@ -18,6 +18,13 @@ from vllm_xpu_fp8_plugin.verify.child import CANNOT_RUN
 REFERENCE, CANDIDATE = "reference", "candidate"
 _LOG_LINES = 15
 
+# Variables that change what is computed, or where: ZE_AFFINITY_MASK,
+# ONEAPI_DEVICE_SELECTOR, the compiler's and the driver's settings.
+_VARIABLES = (
+    *("VLLM_", "ZE_", "ONEAPI_", "SYCL_", "IGC_", "CCL_", "NEO_"),
+    *("TORCH", "TRITON_", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
+)
+
 # Told the stage, and how many of how many items are done (0 of 0: not known).
 OnProgress = Callable[[str, int, int], None]
 
@@ -74,11 +81,16 @@ def run(
     return result
 
 
-def key(request: dict[str, Any], versions: dict[str, str]) -> str:
-    """Return a hash of all that a result depends on: flags, data, model, versions.
+def key(request: dict[str, Any], machine: dict[str, Any]) -> str:
+    """Return a hash of all that a result depends on.
 
     A model in a folder counts by its files' names, sizes and times; one from a hub
     by its name, so that a revision that moved needs another output folder.
+
+    Args:
+        request: What the arm gets: model, flags, data, seed.
+        machine: What it runs on: `machine.describe`.
+
     """
     files = []
     model = Path(request["reference_model"] or request["model"])
@@ -87,8 +99,8 @@ def key(request: dict[str, Any], versions: dict[str, str]) -> str:
             stat = path.stat()
             name = str(path.relative_to(model))
             files.append([name, stat.st_size, stat.st_mtime_ns])
-    environment = {k: v for k, v in os.environ.items() if k.startswith("VLLM_")}
-    given = json.dumps([request, files, versions, environment], sort_keys=True)
+    environment = {k: v for k, v in os.environ.items() if k.startswith(_VARIABLES)}
+    given = json.dumps([request, files, machine, environment], sort_keys=True)
     return hashlib.sha256(given.encode()).hexdigest()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vllm_xpu_fp8_plugin.verify.pooling import describe_lengths
+from vllm_xpu_fp8_plugin.verify.lengths import describe_lengths, sweep
 from vllm_xpu_fp8_plugin.verify.ranks import Array, longest_run
 
 Rows = list[dict[str, Any]]
@@ -32,27 +32,23 @@ def compare(
 
     values["non_finite"] = float(_non_finite(candidate))
     values["reference_non_finite"] = float(_non_finite(reference))
-    sweep = candidate["lengths"]
-    bad = [not np.isfinite(row["logprobs"]).all() for row in sweep]
     if values["non_finite"]:
-        sizes = [len(ids) for ids, b in zip(work["lengths"], bad, strict=True) if b]
-        remarks["non_finite"] = describe_lengths(sizes, work["page"])
+        rows = zip(work["lengths"], candidate["lengths"], strict=True)
+        bad = [len(ids) for ids, row in rows if not np.isfinite(row["logprobs"]).all()]
+        remarks["non_finite"] = describe_lengths(bad, work)
     values |= _texts(ours, theirs)
+    values["greedy_gap"] = max(map(_greedy_gap, ours))
+    empty = [
+        sum(not row["tokens"] for x in ("items", "lengths", "alone") for row in arm[x])
+        for arm in (candidate, reference)
+    ]
+    values["empty_output"] = float(max(0, empty[0] - empty[1]))
     drift, pairs = _forced(work, reference, candidate, values)
     values["logprob_drift_mean"] = float(drift.mean())
     values["logprob_drift_p99"] = float(np.quantile(drift, 0.99))
     values["logprob_drift_max"] = float(drift.max())
-
-    differences = [
-        _step_drift(r["top"][0], c["top"][0])
-        for r, c in zip(reference["lengths"], sweep, strict=True)
-        if r["top"] and c["top"]
-    ]
-    values["length_drift_max"] = max(differences, default=math.nan)
-    values["length_drift_mean"] = float(np.mean(differences)) if differences else 0.0
-    if differences:
-        worst = len(work["lengths"][differences.index(max(differences))])
-        remarks["length_drift_max"] = f"at {worst} token{'s' * (worst > 1)}"
+    rows = zip(reference["lengths"], candidate["lengths"], strict=True)
+    sweep(work, np.array([_first_drift(r, c) for r, c in rows]), values, remarks)
     together = [ours[i] for i in work["alone"]]
     margins = [_margin(a, b) for a, b in zip(together, candidate["alone"], strict=True)]
     values["batch_margin_max"] = max(margins)
@@ -63,7 +59,10 @@ def compare(
             for a, b in zip(row["logprobs"], own, strict=True)
         ]
         values[f"decode_gap_{name}"] = _mean_finite(gaps)
-    values["decode_gap"] = values.pop("decode_gap_candidate")
+        finite = [x for x in gaps if math.isfinite(x)]
+        values[f"decode_gap_max_{name}"] = max(finite, default=0.0)
+    for name in ("decode_gap", "decode_gap_max"):
+        values[name] = values.pop(f"{name}_candidate")
     return values, remarks, pairs
 
 
@@ -93,7 +92,6 @@ def _texts(ours: Rows, theirs: Rows) -> dict[str, float]:
         divergences.append(len(b) if position is None else position)
         margins.append(_margin(other, mine))
     runs = [max(longest_run(r["tokens"]) for r in rows) for rows in (ours, theirs)]
-    empty = [sum(not r["tokens"] for r in rows) for rows in (ours, theirs)]
     same = sum(m["tokens"] == o["tokens"] for m, o in zip(ours, theirs, strict=True))
     repeats = [adjacent_repeats(rows) for rows in (ours, theirs)]
     return {
@@ -108,7 +106,6 @@ def _texts(ours: Rows, theirs: Rows) -> dict[str, float]:
         "longest_run": float(runs[0] - runs[1]),
         "longest_run_candidate": float(runs[0]),
         "longest_run_reference": float(runs[1]),
-        "empty_output": float(max(0, empty[0] - empty[1])),
     }
 
 
@@ -123,13 +120,11 @@ def _forced(
     for name, arm in (("reference", reference), ("candidate", candidate)):
         rows = zip(arm["forced"], work["starts"], strict=True)
         on_tokens[name] = [x for row, n in rows for x in row[n - 1 :]]
-        everything = [x for row in arm["forced"] for x in row if math.isfinite(x)]
-        mean = -_mean_finite(everything)
+        mean = -_mean_finite([x for row in arm["forced"] for x in row])
         values[f"perplexity_{name}"] = math.exp(min(mean, 700.0))
     values["perplexity_ratio"] = (
         values["perplexity_candidate"] / values["perplexity_reference"]
     )
-    values["perplexity_collapse"] = values["perplexity_ratio"]
     both = np.array([on_tokens["candidate"], on_tokens["reference"]])
     both = both[:, np.isfinite(both).all(axis=0)]
     drift = np.abs(both[0] - both[1])
@@ -155,12 +150,27 @@ def _margin(judge: dict[str, Any], other: dict[str, Any]) -> float:
     return lead if math.isfinite(lead) else math.inf
 
 
-def _step_drift(reference: list[list[float]], candidate: list[list[float]]) -> float:
-    """Return the drift of the logprob of the reference's most likely token."""
-    token, logprob = max(reference, key=lambda pair: pair[1])
-    found = {token: logprob for token, logprob in candidate}
-    drift = abs(found.get(token, min(found.values())) - logprob)
-    return drift if math.isfinite(drift) else math.inf
+def _greedy_gap(row: dict[str, Any]) -> float:
+    """Return the greatest lead of a likelier token over the one that was taken."""
+    steps = zip(row["top"], row["logprobs"], strict=True)
+    gaps = [logprob - taken for top, taken in steps for _, logprob in top]
+    return max((x for x in gaps if math.isfinite(x)), default=0.0)
+
+
+def _first_drift(reference: dict[str, Any], candidate: dict[str, Any]) -> float:
+    """Return the drift, in nats, of the logprob of the reference's first token.
+
+    0 if the reference has none. An answer without a token, where the reference has
+    one, is as far as can be; one that is not finite is NaN.
+    """
+    if not reference["top"]:
+        return 0.0
+    if not candidate["top"]:
+        return math.inf
+    token, logprob = max(reference["top"][0], key=lambda pair: pair[1])
+    found = {token: logprob for token, logprob in candidate["top"][0]}
+    # A token that is not among the most likely ones is at best as likely as the last.
+    return float(abs(found.get(token, min(found.values())) - logprob))
 
 
 def _non_finite(arm: dict[str, Any]) -> int:

@@ -7,18 +7,20 @@ from typing import Any
 
 from vllm_xpu_fp8_plugin import __version__
 from vllm_xpu_fp8_plugin.verify import generation, plan, pooling
-from vllm_xpu_fp8_plugin.verify.thresholds import ALARM, for_task
-
-PASS, DRIFT = "pass", "drift"
+from vllm_xpu_fp8_plugin.verify.threshold import ALARM, DRIFT, PASS, Limits
+from vllm_xpu_fp8_plugin.verify.thresholds import for_task
 
 # Counted up when a field changes its meaning or goes away; new ones may come.
-SCHEMA = 1
+SCHEMA = 2
+
+# What an arm answers.
+_ANSWERS = ("items", "lengths", "probes", "alone", "own", "forced")
 
 
 def judge(
     reference: dict[str, Any],
     candidate: dict[str, Any],
-    limits: Mapping[str, float] | None = None,
+    limits: Mapping[str, Limits] | None = None,
 ) -> dict[str, Any]:
     """Return the report on two arms that ran the same plan.
 
@@ -34,28 +36,30 @@ def judge(
     task = reference["plan"]["task"]
     compare = generation.compare if task == plan.GENERATE else pooling.compare
     values, remarks, pairs = compare(reference, candidate)
+    _add_changes(reference, candidate, values, remarks)
     checks = []
     for threshold in for_task(task):
         if threshold.name not in values:
             # The data has no rankings, or no relevance grades.
             continue
         value = values[threshold.name]
-        limit = (limits or {}).get(threshold.name, threshold.limit)
+        if given := (limits or {}).get(threshold.name):
+            threshold = threshold.moved(given)
         checks.append(
             {
                 "name": threshold.name,
-                "kind": threshold.kind,
                 "value": _strict(value),
-                "limit": _strict(limit),
+                "verdict": threshold.judge(value),
+                "drift": _strict(threshold.drift),
+                "alarm": _strict(threshold.alarm),
                 "bound": "at least" if threshold.at_least else "at most",
-                "passed": threshold.passes(value, limit),
                 "meaning": threshold.meaning,
                 "remark": remarks.get(threshold.name, ""),
             }
         )
-    failed = [c for c in checks if not c["passed"]]
-    alarms = [c["name"] for c in failed if c["kind"] == ALARM]
-    verdict = ALARM if alarms else DRIFT if failed else PASS
+    verdicts = [c["verdict"] for c in checks]
+    alarms = [c["name"] for c in checks if c["verdict"] == ALARM]
+    verdict = ALARM if alarms else DRIFT if DRIFT in verdicts else PASS
     return {
         "schema": SCHEMA,
         "plugin_version": __version__,
@@ -64,6 +68,7 @@ def judge(
         "alarms": alarms,
         "checks": checks,
         "measures": {name: _strict(value) for name, value in values.items()},
+        "unit": _unit(task, remarks),
         "items": len(reference["plan"]["items"]),
         "texts_cut": reference["plan"].get("texts_cut", 0),
         "arms": {"reference": _arm(reference), "candidate": _arm(candidate)},
@@ -72,8 +77,50 @@ def judge(
     }
 
 
+def _add_changes(
+    reference: dict[str, Any],
+    candidate: dict[str, Any],
+    values: dict[str, float],
+    remarks: dict[str, str],
+) -> None:
+    """Add whether FP8 changed anything, and how much of the model is FP8."""
+    same = all(reference.get(x) == candidate.get(x) for x in _ANSWERS)
+    values["identical"] = float(same)
+    counts = candidate.get("fp8")
+    if counts is None:
+        return
+    values["fp8_layers"] = float(counts["layers_fp8"] + counts["caches_fp8"])
+    remarks["fp8_layers"] = described(counts)
+    if same:
+        remarks["identical"] = f"nothing has changed; {described(counts)}"
+
+
+def described(counts: dict[str, int]) -> str:
+    """Say how much of a model is FP8."""
+    said = (
+        f"FP8: {counts['layers_fp8']} of {counts['layers']} linear layers, "
+        f"{_millions(counts['weights_fp8'])} of {_millions(counts['weights'])} weights"
+    )
+    if counts["caches"]:
+        said += f", {counts['caches_fp8']} of {counts['caches']} KV caches"
+    return said
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else str(count)
+
+
+def _unit(task: str, remarks: dict[str, str]) -> str:
+    """Say what drift is measured in."""
+    if task == plan.GENERATE:
+        return "nats"
+    if task == plan.EMBED:
+        return "spreads of the reference's cosines, or cosine distance"
+    return f"spreads of the reference ({remarks['spread']})"
+
+
 def _arm(result: dict[str, Any]) -> dict[str, Any]:
-    left_out = {"plan", "items", "lengths", "alone", "own", "forced", "speed"}
+    left_out = {"plan", "speed", *_ANSWERS}
     return {k: v for k, v in result.items() if k not in left_out}
 
 
@@ -86,6 +133,6 @@ def _speed(reference: dict[str, Any], candidate: dict[str, Any]) -> dict[str, An
     }
 
 
-def _strict(value: float) -> float | None:
+def _strict(value: float | None) -> float | None:
     """Return None for what strict JSON has no word for."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None

@@ -3,23 +3,29 @@
 
 A plan is a dict that goes through JSON: ``task``, ``page``, ``items`` (texts, pairs of
 texts or token ids), ``order`` (of the items in a batch), ``rankings``, ``lengths``
-(token ids for the length sweep), ``alone`` (indices of items to run alone as well),
-``max_tokens``, ``texts_cut`` (how many texts were too long) and, when the reference
-has run, ``forced`` (token ids to score) and ``starts`` (how many tokens of each are the
-prompt).
+(token ids for the length sweep), ``probes`` (more items, from the built-in data),
+``alone`` (indices of items to run alone as well), ``max_tokens``,
+``texts_cut`` (how many texts were too long) and, when the reference has run, ``forced``
+(token ids to score) and ``starts`` (how many tokens of each are the prompt).
 """
 
+import dataclasses
 import random
 from collections.abc import Callable
 from typing import Any
 
+from vllm_xpu_fp8_plugin.verify import inputs
 from vllm_xpu_fp8_plugin.verify.child import CannotRunError
 
 SCORE, EMBED, CLASSIFY, GENERATE = "score", "embed", "classify", "generate"
 
 # The block size of the XPU attention kernels; a multiple of the others'.
 PAGE = 64
-_ALONE = 4
+
+# Built-in rankings of which the best and the worst document complete a user's data.
+_PROBED = 8
+# Steps from the last page that is swept to the longest text.
+_STEPS = 8
 
 _NEEDED = {
     SCORE: '{"query", "documents"}',
@@ -82,7 +88,7 @@ def make(
         )
     page = max(page, PAGE)
     source = items if task == CLASSIFY else [*texts, *data["texts"], *data["prompts"]]
-    sweep = lengths(page, longest - (1 if task == GENERATE else 0))
+    sweep = lengths(page, longest - (1 if task == GENERATE else 0), seed)
     order = list(range(len(items)))
     random.Random(seed).shuffle(order)
     return {
@@ -92,7 +98,9 @@ def make(
         "items": items,
         "order": order,
         "lengths": cut(source, encode, sweep, seed),
-        "alone": sorted(order[:_ALONE]),
+        "probes": probes(task, encode, longest),
+        # The ends of a batch are where an index is wrong by one.
+        "alone": sorted({order[i] for i in (0, len(order) // 3, len(order) // 2, -1)}),
         "max_tokens": max_tokens,
         "texts_cut": texts_cut,
     }
@@ -135,14 +143,45 @@ def longest_input(task: str, max_model_len: int, tokenizer: Any) -> int:
     return min(max_model_len, int(tokenizer.model_max_length))
 
 
-def lengths(page: int, longest: int) -> list[int]:
+def probes(task: str, encode: Encode, longest: int) -> list[Any]:
+    """Return diverse items that show whether answers depend on the input.
+
+    A user's own may all have one answer. Embeddings are compared by direction and
+    texts by logprob, which need none.
+    """
+    if task not in (SCORE, CLASSIFY):
+        return []
+    own = dataclasses.asdict(inputs.builtin())
+    own["rankings"] = own["rankings"][:_PROBED]
+    fitting, _ = _fitting(own, encode, longest, pairs=task == SCORE)
+    chosen = []
+    for ranking in fitting["rankings"]:
+        by_grade = sorted(
+            zip(ranking["relevance"], ranking["documents"], strict=True),
+            key=lambda pair: -pair[0],
+        )
+        for _, document in (by_grade[0], by_grade[-1]):
+            chosen.append([ranking["query"], document] if task == SCORE else document)
+    return chosen
+
+
+def lengths(page: int, longest: int, seed: int) -> list[int]:
     """Return the lengths of the sweep.
 
     Every length up to a page and one more, since a fault may sit at any remainder;
-    multiples of the page and one either side; the longest that fits.
+    multiples of the page and one either side. From there in steps that grow to the
+    longest that fits: at each a length of remainder 5, as after the first pages, and
+    an odd one that the seed draws.
     """
-    around = [m * page + d for m in (1, 2, 3, 4) for d in (-1, 0, 1)]
+    around = [m * page + d for m in (1, 2, 3, 4) for d in (-1, 0, 1, 5)]
     wanted = {*range(1, page + 2), *around, longest}
+    end = 4 * page + 5
+    draw = random.Random(seed)
+    ratio = max(1.0, longest / end) ** (1 / _STEPS)
+    for step in range(_STEPS):
+        low, high = int(end * ratio**step), int(end * ratio ** (step + 1))
+        if high - low > 2:
+            wanted |= {low // page * page + page + 5, draw.randrange(low + 1, high) | 1}
     return sorted(n for n in wanted if 0 < n <= longest)
 
 

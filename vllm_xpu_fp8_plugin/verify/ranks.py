@@ -27,25 +27,21 @@ def spearman(a: Array, b: Array) -> float:
     return float((x @ y) / np.sqrt((x @ x) * (y @ y)))
 
 
-def kendall(a: Array, b: Array) -> float:
-    """Return Kendall's tau-b; equal values as for `spearman`."""
-    x, y = (np.sign(v[:, None] - v[None, :]) for v in (a, b))
-    if not x.any() or not y.any():
-        return float(not x.any() and not y.any())
-    return float((x * y).sum() / np.sqrt(np.abs(x).sum() * np.abs(y).sum()))
-
-
-def ndcg(gains: Array, scores: Array, k: int = 10) -> float:
-    """Return the normalised discounted cumulative gain of the first `k`.
+def dcg(gains: Array, scores: Array, k: int = 10) -> float:
+    """Return the discounted cumulative gain of the first `k` by their scores.
 
     Järvelin and Kekäläinen (2002), with the gain itself in the numerator and a
     discount of log2(position + 1), as in scikit-learn. Documents with equal scores
-    count in their given order. Gains of zero throughout give 1.
+    count in their given order.
     """
     order = np.argsort(-scores, kind="stable")[:k]
-    discount = 1 / np.log2(np.arange(2, len(order) + 2))
-    best = float(np.sort(gains)[::-1][: len(order)] @ discount)
-    return float(gains[order] @ discount) / best if best else 1.0
+    return float(gains[order] @ (1 / np.log2(np.arange(2, len(order) + 2))))
+
+
+def ndcg(gains: Array, scores: Array, k: int = 10) -> float:
+    """Return `dcg` over the greatest there can be; gains of zero throughout give 1."""
+    best = dcg(gains, gains, k)
+    return dcg(gains, scores, k) / best if best else 1.0
 
 
 def longest_run(tokens: list[int]) -> int:

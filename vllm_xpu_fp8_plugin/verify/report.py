@@ -9,9 +9,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from vllm_xpu_fp8_plugin.terminal import on_a_line
+from vllm_xpu_fp8_plugin.verify.judge import described
+from vllm_xpu_fp8_plugin.verify.threshold import ALARM, PASS
 
 _STYLE = {"pass": "bold green", "drift": "bold yellow", "alarm": "bold red"}
 _SAID = {
@@ -19,6 +22,9 @@ _SAID = {
     "drift": "DRIFT: the answers differ by more than FP8's rounding explains.",
     "alarm": "ALARM: the answers are wrong in a way that no rounding explains.",
 }
+
+# Their remarks stand at the head of the report as well.
+_SAID_ABOVE = ("fp8_layers",)
 
 # How many rankings are shown in the picture, those that changed most.
 _SHOWN = 8
@@ -37,6 +43,9 @@ def show(report: dict[str, Any], console: Console) -> None:
         cache = _plain(a["kv_cache_dtype"])
         console.print(f"{role.capitalize() + ':':11} {device}, {dtype},")
         console.print(f"            weights {weights}, KV cache {cache}")
+        if role == "candidate" and "fp8" in a:
+            console.print(Padding(_plain(described(a["fp8"])), (0, 0, 0, 12)))
+    console.print(f"Drift in:   {report['unit']}")
     table = Table(show_edge=False, pad_edge=False, box=None, padding=(0, 2, 0, 0))
     table.add_column("measure")
     table.add_column("value", justify="right")
@@ -48,8 +57,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     console.print(table)
     console.print()
     for check in report["checks"]:
-        if not check["passed"]:
-            console.print(f"{check['kind'].upper()} {_sentence(check)}", style="red")
+        if check["verdict"] != PASS:
+            console.print(f"{check['verdict'].upper()} {_sentence(check)}", style="red")
     verdict = report["verdict"]
     console.print(_SAID[verdict], style=_STYLE[verdict])
     _show_speed(report, console)
@@ -65,18 +74,29 @@ def _plain(text: str) -> str:
 
 def _row(check: dict[str, Any]) -> tuple[str, ...]:
     sign = "≥" if check["bound"] == "at least" else "≤"
-    result = "ok" if check["passed"] else f"[red]{check['kind']}[/]"
-    if check["remark"]:
+    passed = check["verdict"] == PASS
+    result = "ok" if passed else f"[red]{check['verdict']}[/]"
+    if check["remark"] and (not passed or check["name"] not in _SAID_ABOVE):
         result += f"  {check['remark']}"
-    limit = "any" if check["limit"] is None else f"{sign} {check['limit']:g}"
-    return check["name"], number(check["value"]), limit, result
+    limit = _limit(check)
+    shown = "any" if limit is None else f"{sign} {limit:g}"
+    return check["name"], number(check["value"]), shown, result
+
+
+def _limit(check: dict[str, Any]) -> float | None:
+    """Return the limit that is missed, or the first that there is."""
+    if check["drift"] is None or check["verdict"] == ALARM:
+        limit: float | None = check["alarm"]
+        return check["drift"] if limit is None else limit
+    drift: float = check["drift"]
+    return drift
 
 
 def _sentence(check: dict[str, Any]) -> str:
     remark = f" ({check['remark']})" if check["remark"] else ""
     return (
         f"{check['name']}: {check['meaning']} is {number(check['value'])}{remark}, "
-        f"allowed is {check['bound']} {number(check['limit'])}."
+        f"allowed is {check['bound']} {number(_limit(check))}."
     )
 
 

@@ -88,7 +88,7 @@ def _pool(
     from vllm.model_executor.layers.pooler.activations import get_act_fn
 
     items, lengths = work["items"], work["lengths"]
-    progress.total = len(items) + len(lengths)
+    progress.total = len(items) + len(lengths) + len(work["probes"])
     longest = config.max_model_len
 
     def vector(inputs: Any) -> list[float]:
@@ -118,6 +118,7 @@ def _pool(
     return {
         "items": results,
         "lengths": sweep,
+        "probes": [vector(encode(item)) for item in work["probes"]],
         "alone": [results[i] for i in work["alone"]],
         "speed": {
             "unit": "items/s",

@@ -3,11 +3,10 @@
 
 import itertools
 import os
-import resource
 import time
 from typing import Any
 
-from vllm_xpu_fp8_plugin.verify import child, plan
+from vllm_xpu_fp8_plugin.verify import child, plan, workers
 from vllm_xpu_fp8_plugin.verify.child import CannotRunError, Progress, Result
 
 # Engine arguments that make a model FP8. The reference gets their defaults.
@@ -145,15 +144,19 @@ def describe(llm: Any) -> Result:
         "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
         "max_model_len": config.model_config.max_model_len,
         "versions": child.versions(),
+        "fp8": workers.fp8_counts(llm),
     }
 
 
 def _pool(llm: Any, work: Result, progress: Progress) -> Result:
     items, order, alone = work["items"], work["order"], work["alone"]
-    progress.total = len(work["lengths"]) + len(items) + len(alone)
+    probes = work["probes"]
+    progress.total = sum(map(len, (work["lengths"], items, probes, alone)))
 
     def vectors(inputs: list[Any]) -> list[list[float]]:
         bar = progress.bar()
+        if not inputs:
+            return []
         if work["task"] == plan.EMBED:
             done = llm.embed(inputs, use_tqdm=bar)
             return [list(o.outputs.embedding) for o in done]
@@ -171,6 +174,7 @@ def _pool(llm: Any, work: Result, progress: Progress) -> Result:
     start = time.perf_counter()
     shuffled = vectors([items[i] for i in order])
     seconds = time.perf_counter() - start
+    probed = vectors(probes)
     results: list[list[float]] = [[] for _ in items]
     for i, vector in zip(order, shuffled, strict=True):
         results[i] = vector
@@ -183,12 +187,13 @@ def _pool(llm: Any, work: Result, progress: Progress) -> Result:
     return {
         "items": results,
         "lengths": sweep,
+        "probes": probed,
         "alone": singles,
         "speed": {
             "unit": "items/s",
             "throughput": len(items) / seconds,
             "latency_s": min(latencies),
-            "peak_memory_bytes": peak_memory(llm),
+            "peak_memory_bytes": workers.peak_memory(llm),
         },
     }
 
@@ -242,7 +247,7 @@ def _generate(llm: Any, work: Result, progress: Progress) -> Result:
             "unit": "tokens/s",
             "throughput": sum(len(r["tokens"]) for r in results) / seconds,
             "latency_s": min(o.metrics.first_token_latency for o in singles),
-            "peak_memory_bytes": peak_memory(llm),
+            "peak_memory_bytes": workers.peak_memory(llm),
         },
     }
 
@@ -268,19 +273,6 @@ def _prompt_logprobs(output: Any, ids: list[int]) -> list[float]:
     """Return the logprob of each token but the first, given those before it."""
     steps = itertools.islice(zip(output.prompt_logprobs, ids, strict=True), 1, None)
     return [step[token].logprob for step, token in steps]
-
-
-def peak_memory(llm: Any) -> int:
-    """Return the greatest memory of a worker, in bytes: device's, else process's."""
-    return int(max(llm.collective_rpc(_peak_of_worker)))
-
-
-def _peak_of_worker(worker: Any) -> int:
-    import torch
-
-    if torch.accelerator.is_available():
-        return int(torch.accelerator.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vllm_xpu_fp8_plugin.verify import arm, child
+from vllm_xpu_fp8_plugin.verify import arm, machine
 from vllm_xpu_fp8_plugin.verify.inputs import Data
+from vllm_xpu_fp8_plugin.verify.threshold import Limits
 
 UNQUANTIZED, TRANSFORMERS = "unquantized", "transformers"
 
@@ -40,7 +41,7 @@ class Options:
     output: Path
     seed: int = 0
     max_tokens: int = 64
-    limits: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, Limits] = field(default_factory=dict)
 
 
 def both_arms(
@@ -66,7 +67,7 @@ def both_arms(
     first = dict(request)
     if options.against == TRANSFORMERS:
         first["script"] = f"{__package__}.transformers_arm"
-    key = arm.key(first, child.versions())
+    key = arm.key(first, machine.describe())
     reference = _finished(options.output, key)
     reused = reference is not None
     if reference is None:
