@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """vllm_xpu_fp8_plugin.attention, with the real vLLM on the software XPU."""
 
+import importlib
 import math
+import sys
+from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,6 +119,8 @@ def test_only_two_attributes_differ_from_upstream() -> None:
             ), name
     backend = {n for n in vars(XPUFp8AttentionBackend) if not _is_boilerplate(n)}
     assert backend == {"get_impl_cls"}
+    for kind in (XPUFp8AttentionBackend, upstream.FlashAttentionBackend):
+        assert isinstance(vars(kind)["get_impl_cls"], staticmethod)
     assert XPUFp8AttentionBackend.get_impl_cls() is XPUFp8AttentionImpl
     assert XPUFp8AttentionBackend.get_name() == "FLASH_ATTN"
 
@@ -266,7 +271,7 @@ def test_what_the_kernel_ignores_is_refused_at_load(
 def test_a_backend_that_computes_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a refusal without the remedy that a newer vLLM has."""
 
-    def context_attention_fwd(q: Any, softcap: float) -> None:
+    def context_attention_fwd(softcap: float) -> None:
         """Take what is asked for."""
 
     monkeypatch.setattr(triton_attn, "context_attention_fwd", context_attention_fwd)
@@ -274,6 +279,55 @@ def test_a_backend_that_computes_it_is_named(monkeypatch: pytest.MonkeyPatch) ->
         make_impl(logits_soft_cap=30.0)
     with pytest.raises(NotImplementedError, match="with transformers"):
         make_impl(logits_soft_cap=30.0, alibi_slopes=[0.5] * 4)
+
+
+@pytest.mark.parametrize(
+    ("default", "asked"),
+    [
+        (torch.float16, torch.float16),
+        (torch.bfloat16, torch.bfloat16),
+        # No kernel takes it; vLLM takes another backend for such a model.
+        (torch.float32, torch.bfloat16),
+    ],
+)
+def test_the_kernel_is_asked_in_the_models_type(
+    default: torch.dtype, asked: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches an answer of a kernel for another type than the model's."""
+    types = []
+
+    def kernel(*, q: torch.Tensor, **kwargs: Any) -> None:
+        types.append(q.dtype)
+
+    monkeypatch.setattr(upstream, "flash_attn_varlen_func", kernel)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        with pytest.raises(NotImplementedError):
+            make_impl(logits_soft_cap=30.0)
+    finally:
+        torch.set_default_dtype(before)
+    assert types == [asked]
+
+
+@pytest.mark.parametrize(
+    ("module", "lacks"),
+    [
+        ("vllm.v1.attention.backend", "AttentionType"),
+        ("vllm.v1.attention.backends.flash_attn", "FlashAttentionImpl"),
+    ],
+)
+def test_a_vllm_without_what_is_built_on_is_named(
+    module: str, lacks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a traceback that names neither the plugin nor the way out."""
+    monkeypatch.delattr(sys.modules[module], lacks)
+    monkeypatch.delitem(sys.modules, "vllm_xpu_fp8_plugin.attention")
+    with pytest.raises((ImportError, RuntimeError)) as error:
+        importlib.import_module("vllm_xpu_fp8_plugin.attention")
+    assert f"cannot run with vLLM {version('vllm')}" in str(error.value)
+    assert lacks in str(error.value)
+    assert "pdate the plugin" in str(error.value)
 
 
 @pytest.mark.parametrize("num_kv_heads", [1, 4])

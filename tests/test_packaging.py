@@ -142,7 +142,7 @@ print("IMPORTED", *sorted(third & {"numpy", "torch", "tqdm", "vllm", "transforme
 """
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.stdout.splitlines()[-1] .strip() == "IMPORTED", done.stderr
+    assert done.stdout.splitlines()[-1].strip() == "IMPORTED", done.stderr
 
 
 def test_every_source_file_has_its_licence_line() -> None:
