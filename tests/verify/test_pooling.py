@@ -256,10 +256,22 @@ def test_embeddings_that_are_all_not_finite_have_no_drift() -> None:
     values = compared(embeddings(), candidate)
     names = ("batch_drift_max", "norm_drift_max", "cosine_drift_max", "score_drift_max")
     assert all(math.isnan(values[name]) for name in names)
-    infinite = embeddings(alone=[[math.inf, 0.0], [0.0, 1.0]])
+    # One row of them says nothing of the others.
+    infinite = embeddings(alone=[[math.inf, 0.0], [0.6, 0.8]])
     values = compared(embeddings(), infinite)
     assert values["non_finite"] == 1
-    assert values["norm_drift_max"] == 0
+    assert values["norm_drift_max"] == pytest.approx(0)
+    assert values["batch_drift_max"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("part", ["items", "lengths", "alone"])
+@pytest.mark.parametrize("value", [1.0, math.nan])
+def test_answers_that_are_missing_are_no_answers(part: str, value: float) -> None:
+    """Catches an arm with fewer answers, of which those that are there agree."""
+    candidate = arm("score", SCORES)
+    candidate[part] = [[value], *candidate[part][1:-1]]
+    with pytest.raises(ValueError, match="answers to"):
+        compared(arm("score", SCORES), candidate)
 
 
 def test_unsure_probabilities_have_a_spread_of_half_a_nat() -> None:

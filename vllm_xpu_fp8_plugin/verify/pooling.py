@@ -33,6 +33,9 @@ def compare(reference: dict[str, Any], candidate: dict[str, Any]) -> Compared:
             ``probes``, ``alone`` and the plan.
         candidate: The other's, of the same plan.
 
+    Raises:
+        ValueError: An arm has fewer answers than the other.
+
     """
     work = reference["plan"]
     width = len(reference["items"][0])
@@ -40,6 +43,9 @@ def compare(reference: dict[str, Any], candidate: dict[str, Any]) -> Compared:
         {x: np.asarray(arm[x], dtype=float).reshape(-1, width) for x in _PARTS}
         for arm in (reference, candidate)
     )
+    for x in _PARTS:
+        if len(ours[x]) != len(theirs[x]):
+            raise ValueError(f"{x}: {len(ours[x])} answers to {len(theirs[x])} inputs")
     values: dict[str, float] = {}
     remarks: dict[str, str] = {}
     bad = {x: ~np.isfinite(ours[x]).all(axis=1) for x in _PARTS}
