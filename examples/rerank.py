@@ -20,6 +20,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, track
 from rich.progress import TimeElapsedColumn as Elapsed
 from rich.table import Table
+from rich.text import Text
+
+from vllm_xpu_fp8_plugin.terminal import printable
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +33,7 @@ PASSAGES = Path(__file__).parent / "passages.jsonl"
 
 def fail(message: str) -> NoReturn:
     """End with one line on stderr and status 2."""
-    print(f"rerank.py: {message}", file=sys.stderr)
+    print(f"rerank.py: {printable(message)}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -113,6 +116,8 @@ def start_engine(model: str, verbose: bool) -> "LLM":
     """Start vLLM with FP8, on the GPU if there is one, and say what it runs on."""
     # In this process: it starts faster, and a crash shows here.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    # The processes that vLLM starts would run modules of the current directory.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     if not verbose:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "1")
@@ -159,7 +164,8 @@ def main() -> None:
 
     platform = type(current_platform).__name__
     console.print(f"Platform:  {current_platform.get_device_name()}, {platform}")
-    console.print(f"Model:     {args.model or 'all-MiniLM-L6-v2'}")
+    name = printable(args.model or "all-MiniLM-L6-v2")
+    console.print(f"Model:     {name}", markup=False)
     console.print(f"Quantised: {llm.apply_model(quantized_part)[0]}")
 
     tables = []
@@ -169,12 +175,13 @@ def main() -> None:
             zip([o.outputs.score for o in outputs], documents, strict=True),
             reverse=True,
         )
-        table = Table(title=query, title_justify="left", show_edge=False)
+        title = Text(printable(query), "italic")
+        table = Table(title=title, title_justify="left", show_edge=False)
         table.add_column("rank", justify="right")
         table.add_column("score", justify="right")
         table.add_column("document")
         for rank, (score, document) in enumerate(ranked, start=1):
-            table.add_row(str(rank), f"{score:.3f}", document)
+            table.add_row(str(rank), f"{score:.3f}", printable(document))
         tables.append(table)
     for table in tables:
         console.print()

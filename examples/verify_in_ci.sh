@@ -14,7 +14,8 @@ model=$1
 shift
 report=${REPORT:-verify-report}
 if [ -z "${VLLM_XPU_FP8_PLUGIN:-}" ]; then
-    VLLM_XPU_FP8_PLUGIN=$(python -c 'import torch; print("1" if torch.xpu.is_available() else "emulate")')
+    # From another folder: `python -c` would take a torch.py that lies in this one.
+    VLLM_XPU_FP8_PLUGIN=$(cd / && python -c 'import torch; print("1" if torch.xpu.is_available() else "emulate")')
 fi
 export VLLM_XPU_FP8_PLUGIN
 

@@ -25,7 +25,7 @@ _VERIFY = "tests/verify/test"
 
 # Module -> the tests that must see a change of it.
 TESTS = {
-    "activation": ["tests/test_activation.py"],
+    "activation": ["tests/test_activation_reasons.py", "tests/test_activation.py"],
     "attention": ["tests/test_attention.py"],
     "compat": ["tests/test_compat.py"],
     "platform": ["tests/test_platform.py"],

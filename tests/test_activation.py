@@ -95,6 +95,22 @@ def test_on_without_a_gpu_warns_and_goes_on_without_the_plugin() -> None:
     assert "VLLM_XPU_FP8_PLUGIN=emulate" in lines[0]
 
 
+def test_a_vllm_that_cannot_be_asked_is_named_and_goes_on() -> None:
+    """Catches an error that vLLM up to 0.28 swallows without a word."""
+    code = """
+import vllm.logger, vllm.platforms
+del vllm.platforms.xpu_platform_plugin
+from vllm_xpu_fp8_plugin import register
+print("ANSWER", register(), register())
+"""
+    done = run(code, "1")
+    assert "ANSWER None None" in done.stdout, done.stderr
+    (line,) = log_lines(done)
+    assert "WARNING" in line
+    assert "could not be asked" in line
+    assert "ImportError" in line
+
+
 def test_on_with_a_gpu_hands_out_the_platform() -> None:
     """Catches an XPU host on which the plugin stays inactive.
 

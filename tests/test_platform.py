@@ -3,13 +3,18 @@
 
 import pytest
 import torch
+from vllm.model_executor.model_loader.reload import meta
 from vllm.platforms import PlatformEnum, current_platform
 from vllm.platforms.xpu import XPUPlatform
 from vllm.utils.import_utils import resolve_obj_by_qualname
-from vllm.v1.attention.backends.registry import AttentionBackendEnum
+from vllm.v1.attention.backends.flash_attn import FlashAttentionBackend
+from vllm.v1.attention.backends.registry import (
+    AttentionBackendEnum,
+    register_backend,
+)
 from vllm.v1.attention.selector import AttentionSelectorConfig
 
-from vllm_xpu_fp8_plugin import attention
+from vllm_xpu_fp8_plugin import attention, compat, platform
 from vllm_xpu_fp8_plugin.platform import BACKEND_PATH, XPUFp8Platform
 
 
@@ -51,14 +56,90 @@ def test_flash_attn_and_nothing_else_is_replaced(
         assert ours == theirs
 
 
-def test_a_class_registered_by_the_user_is_kept(
+class Registered(FlashAttentionBackend):
+    """A FLASH_ATTN of a user's own."""
+
+
+class OfANewerVllm(FlashAttentionBackend):
+    """A FLASH_ATTN for XPUs that some vLLM could have."""
+
+
+class ForOtherLayers(FlashAttentionBackend):
+    """A subclass with a name of its own, such as vLLM's FLASH_ATTN_DIFFKV."""
+
+    @staticmethod
+    def get_name() -> str:
+        return "FLASH_ATTN_DIFFKV"
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list that the platform's warnings are added to."""
+    lines: list[str] = []
+    monkeypatch.setattr(platform.logger, "warning", lambda t, *a: lines.append(t % a))
+    for function in (platform.is_passed_over, platform._warn_once):
+        function.cache_clear()
+    return lines
+
+
+def test_a_class_registered_by_the_user_is_kept(warnings: list[str]) -> None:
+    """Catches an explicit choice of the user's that the plugin overrides."""
+    flash_attn = AttentionBackendEnum.FLASH_ATTN
+    register_backend(flash_attn)(Registered)
+    try:
+        ours = XPUFp8Platform.get_attn_backend_cls(None, selector())
+        assert resolve_obj_by_qualname(ours) is Registered
+    finally:
+        flash_attn.clear_override()
+    assert XPUFp8Platform.get_attn_backend_cls(None, selector()) == BACKEND_PATH
+    assert warnings == []
+
+
+def hands_out(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(
+        XPUPlatform, "get_attn_backend_cls", classmethod(lambda cls, *a, **k: path)
+    )
+
+
+def test_a_flash_attn_that_is_not_known_is_named_once(
+    warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a plugin that changes nothing while the log says that it is active."""
+    path = f"{__name__}.OfANewerVllm"
+    hands_out(monkeypatch, path)
+    for _ in range(3):
+        assert XPUFp8Platform.get_attn_backend_cls(None, selector()) == path
+    (line,) = warnings
+    assert path in line
+    assert "changes nothing" in line
+    assert "VLLM_XPU_FP8_PLUGIN=0" in line
+
+
+@pytest.mark.parametrize(
+    "path", [f"{__name__}.ForOtherLayers", f"{__name__}.NoSuchClass", "no.such.module"]
+)
+def test_what_is_no_flash_attn_is_none(
+    path: str, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a warning, or an error, about what was never to be replaced."""
+    hands_out(monkeypatch, path)
+    assert XPUFp8Platform.get_attn_backend_cls(None, selector()) == path
+    assert warnings == []
+
+
+def test_no_adjustment_raises_where_a_backend_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Catches an explicit choice of the user's that the plugin overrides."""
-    monkeypatch.setattr(
-        XPUPlatform, "get_attn_backend_cls", classmethod(lambda cls, *a, **k: "my.Own")
-    )
-    assert XPUFp8Platform.get_attn_backend_cls(None, selector()) == "my.Own"
+    """Catches a probe of vLLM that fails and takes every model down."""
+
+    def fail(*args: object) -> None:
+        raise TypeError("one parameter more")
+
+    compat.adjust_loading.cache_clear()
+    compat._loses_biases.cache_clear()
+    monkeypatch.setattr(meta, "materialize_layer", fail)
+    assert XPUFp8Platform.get_attn_backend_cls(None, selector()) == BACKEND_PATH
+    compat.adjust_loading.cache_clear()
 
 
 def test_errors_of_upstream_pass_through() -> None:
@@ -71,6 +152,19 @@ def test_backend_path_resolves() -> None:
     """Catches a path that names nothing."""
     found = resolve_obj_by_qualname(BACKEND_PATH)
     assert found is attention.XPUFp8AttentionBackend
+
+
+def test_a_config_is_adjusted_after_upstreams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches an adjustment that upstream undoes, or upstream left out."""
+    config, calls = object(), []
+    monkeypatch.setattr(
+        XPUPlatform,
+        "check_and_update_config",
+        classmethod(lambda cls, given: calls.append((cls, given))),
+    )
+    monkeypatch.setattr(compat, "adjust_config", lambda given: calls.append(given))
+    XPUFp8Platform.check_and_update_config(config)
+    assert calls == [(XPUFp8Platform, config), config]
 
 
 def test_platform_is_an_xpu_to_vllm() -> None:

@@ -59,7 +59,14 @@ def decide() -> Decision:
         except kernels.KernelPackageError as e:
             return Decision(requested, None, str(e))
         return Decision(requested, EMULATED_PLATFORM, f"{setting}, the software XPU")
-    if failure := _xpu_failure():
+    try:
+        failure = _xpu_failure()
+    except Exception as e:  # vLLM would swallow it without a word
+        failure = (
+            f"vLLM could not be asked for an Intel GPU ({type(e).__name__}: {e})",
+            "Mend what the error names, or update the plugin for this vLLM.",
+        )
+    if failure:
         reason, remedy = failure
         return Decision(requested, None, reason, remedy)
     return Decision(requested, XPU_PLATFORM, f"{setting} and vLLM detects an Intel GPU")

@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoder attention on XPU without descales; all else is vLLM's FlashAttention."""
 
-from importlib.metadata import version
+import inspect
 from typing import Any
 
 import torch
-from vllm.v1.attention.backend import AttentionType
-from vllm.v1.attention.backends import flash_attn as upstream
+from vllm.platforms import current_platform
 
-from vllm_xpu_fp8_plugin.limits import COMPUTES_THEM, ignored_by_kernel
+from vllm_xpu_fp8_plugin import compat, limits
+from vllm_xpu_fp8_plugin.feature_probe import computes
+
+try:
+    from vllm.v1.attention.backend import AttentionType
+    from vllm.v1.attention.backends import flash_attn as upstream
+except ImportError as e:
+    raise compat.unsupported("The attention backend", e) from e
 
 
 def _require(owner: Any, *names: str) -> None:
     """Fail where the installed vLLM lacks what this module builds on."""
     if missing := [name for name in names if not hasattr(owner, name)]:
         raise RuntimeError(
-            f"vllm-xpu-fp8-plugin cannot run with vLLM {version('vllm')}: "
+            f"vllm-xpu-fp8-plugin cannot run with vLLM {compat.vllm_version()}: "
             f"{owner.__name__} has no {', '.join(missing)}. Update the plugin, or set "
             "VLLM_XPU_FP8_PLUGIN=0 to run vLLM without it."
         )
@@ -50,25 +56,17 @@ class XPUFp8AttentionImpl(upstream.FlashAttentionImpl):  # type: ignore[misc]
 
         Raises:
             NotImplementedError: An encoder layer has ALiBi slopes or a logits soft
-                cap: the XPU kernel takes both and uses neither.
+                cap, and the installed kernel, which was asked, does not compute it.
 
         """
         super().__init__(*args, **kwargs)
         if self.attn_type not in _ENCODER_TYPES:
             return
-        ignored = ignored_by_kernel(
-            alibi=self.alibi_slopes is not None, softcap=self.logits_soft_cap
-        )
-        if ignored:
-            raise NotImplementedError(
-                f"An encoder layer of this model has {' and '.join(ignored)}, which "
-                "the XPU FlashAttention kernel ignores without an error. Use "
-                f"--attention-backend {COMPUTES_THEM}, which computes it."
-            )
+        self._window_size = list(self.sliding_window)
+        _refuse_what_is_left_out(self)
         # vLLM's attention layer would otherwise quantise the query where the KV
         # cache is FP8 (vLLM before 0.20, and forks of it).
         self.supports_quant_query_input = False
-        self._window_size = list(self.sliding_window)
 
     def _forward_encoder_attention(
         self,
@@ -112,12 +110,58 @@ class XPUFp8AttentionImpl(upstream.FlashAttentionImpl):  # type: ignore[misc]
             causal=False,
             window_size=self._window_size,
             s_aux=self.sinks,
+            alibi_slopes=self.alibi_slopes,
+            softcap=self.logits_soft_cap,
         )
         # vllm-xpu-kernels 0.1.10 - 0.1.13.2 return the result of their PyTorch
         # fallback for a kernel that is not compiled, and leave `out` as it was.
-        if result is not output and result.data_ptr() != output.data_ptr():
+        # Upstream ignores what is returned, so it may as well be nothing.
+        if result is not None and result.data_ptr() != output.data_ptr():
             output.copy_(result.view_as(output))
         return output
+
+
+def _refuse_what_is_left_out(impl: XPUFp8AttentionImpl) -> None:
+    """Ask the installed kernel for what the layer has beyond plain attention.
+
+    Raises:
+        NotImplementedError: It does not compute it.
+
+    """
+    wanted = {
+        "alibi": impl.alibi_slopes is not None,
+        "softcap": bool(impl.logits_soft_cap),
+    }
+    if not any(wanted.values()):
+        return
+    dtype = torch.get_default_dtype()
+    if not computes(
+        upstream.flash_attn_varlen_func,
+        num_heads=impl.num_heads,
+        num_kv_heads=impl.num_kv_heads,
+        head_size=impl.head_size,
+        window=tuple(impl.sliding_window),
+        device=current_platform.device_type,
+        # vLLM makes a model's layers with its dtype as the default one.
+        dtype=dtype if dtype.itemsize == 2 else torch.bfloat16,
+        **wanted,
+    ):
+        raise NotImplementedError(
+            "An encoder layer of this model has "
+            f"{' and '.join(limits.features(**wanted))}, which the installed XPU "
+            f"FlashAttention kernel leaves out or refuses. {_remedy(**wanted)}"
+        )
+
+
+def _remedy(*, alibi: bool, softcap: bool) -> str:
+    """Return what computes these in an encoder layer, as far as this vLLM has it."""
+    from vllm.v1.attention.backends import triton_attn
+
+    function = getattr(triton_attn, "context_attention_fwd", None)
+    taken = set(inspect.signature(function).parameters) if function else set()
+    if limits.arguments(alibi=alibi, softcap=softcap) <= taken:
+        return f"Use --attention-backend {limits.COMPUTES_THEM}, which computes it."
+    return limits.NOWHERE
 
 
 class XPUFp8AttentionBackend(upstream.FlashAttentionBackend):  # type: ignore[misc]

@@ -1,14 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the XPU FlashAttention kernel takes as an argument and does not compute."""
+"""What an attention layer may have that an XPU's FlashAttention kernel leaves out.
 
-# vLLM's backend that computes them.
+Every vllm-xpu-kernels looked at takes ALiBi slopes and a logits soft cap as
+arguments of its op and computes without them (``csrc/flash_attn/flash_api.cpp`` names
+both and passes neither on). Where a kernel can be asked, `feature_probe` asks it.
+"""
+
+# vLLM's backend that computes them in decoder layers, and in encoder layers if its
+# function for these takes them.
 COMPUTES_THEM = "TRITON_ATTN"
 
+NOWHERE = (
+    "No attention backend of this vLLM computes it in an encoder layer on an XPU "
+    f"({COMPUTES_THEM} leaves it out, too): run the model with transformers."
+)
 
-def ignored_by_kernel(*, alibi: bool, softcap: float | None) -> list[str]:
-    """Return the features of an attention layer that its result would lack.
 
-    ``csrc/flash_attn/flash_api.cpp`` names both and passes neither on.
-    """
-    features = {"ALiBi slopes": alibi, "a logits soft cap": bool(softcap)}
-    return [name for name, wanted in features.items() if wanted]
+def features(*, alibi: bool, softcap: bool) -> list[str]:
+    """Return, in words, which of the two an attention layer has."""
+    named = {"ALiBi slopes": alibi, "a logits soft cap": softcap}
+    return [name for name, wanted in named.items() if wanted]
+
+
+def arguments(*, alibi: bool, softcap: bool) -> set[str]:
+    """Return the arguments that hand them to a kernel's function in vLLM."""
+    named = {"alibi_slopes": alibi, "softcap": softcap}
+    return {name for name, wanted in named.items() if wanted}

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """vLLM's XPU platform, handing out this package's attention backend."""
 
+import functools
 from typing import TYPE_CHECKING, Any
 
+from vllm.logger import init_logger
 from vllm.platforms.xpu import XPUPlatform
+from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
 from vllm_xpu_fp8_plugin import compat
@@ -11,7 +14,39 @@ from vllm_xpu_fp8_plugin import compat
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
+logger = init_logger("vllm.xpu_fp8_plugin.platform")
+
 BACKEND_PATH = "vllm_xpu_fp8_plugin.attention.XPUFp8AttentionBackend"
+
+
+@functools.cache
+def is_passed_over(path: str) -> bool:
+    """Return whether a backend is a FLASH_ATTN that the plugin leaves as it is.
+
+    A class of vLLM's own for XPUs would be one. Another class that the user has
+    registered for FLASH_ATTN is a choice, and none.
+
+    Args:
+        path: Import path of a backend that vLLM's XPU platform hands out.
+
+    """
+    flash_attn = AttentionBackendEnum.FLASH_ATTN
+    if path in (flash_attn.value, flash_attn.get_path(), BACKEND_PATH):
+        return False
+    try:
+        return bool(resolve_obj_by_qualname(path).get_name() == flash_attn.name)
+    except Exception:  # vLLM fails on it itself, and says why
+        return False
+
+
+@functools.cache
+def _warn_once(path: str) -> None:
+    logger.warning(
+        "The XPU FP8 plugin is active and changes nothing: this vLLM's FLASH_ATTN on "
+        "an XPU is %s, which the plugin does not know. Update the plugin, or set "
+        "VLLM_XPU_FP8_PLUGIN=0.",
+        path,
+    )
 
 
 class XPUFp8Platform(XPUPlatform):  # type: ignore[misc]
@@ -32,7 +67,11 @@ class XPUFp8Platform(XPUPlatform):  # type: ignore[misc]
         # Every process that loads a model comes here first.
         compat.adjust_loading()
         path: str = super().get_attn_backend_cls(*args, **kwargs)
-        return BACKEND_PATH if path == AttentionBackendEnum.FLASH_ATTN.value else path
+        if path == AttentionBackendEnum.FLASH_ATTN.value:
+            return BACKEND_PATH
+        if is_passed_over(path):
+            _warn_once(path)
+        return path
 
     @classmethod
     def check_and_update_config(cls, vllm_config: "VllmConfig") -> None:

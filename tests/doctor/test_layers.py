@@ -3,6 +3,7 @@
 
 import ast
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,7 @@ _VALUES = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(2**70), 2**70)
+    | st.just(10**400)
     | st.floats()
     | st.sampled_from([1, 2, 4, 64, "sliding_attention", "gemma2", "bert", "alibi"]),
     lambda inner: (
@@ -269,3 +271,12 @@ def test_any_config_is_read_or_refused(config: dict[str, Any]) -> None:
     except ModelError:
         return
     assert all(kind.layers > 0 and kind.head_size > 0 for kind in layers)
+    json.dumps([kind._asdict() for kind in layers], allow_nan=False)
+
+
+@pytest.mark.parametrize("cap", [10**400, math.inf, -math.inf, math.nan, -3])
+def test_a_softcap_that_is_none_is_named(cap: float) -> None:
+    """Catches an overflow, and a report that is no JSON."""
+    shape = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 6}
+    with pytest.raises(ModelError, match="attn_logit_softcapping="):
+        attention_layers(shape | {"attn_logit_softcapping": cap})

@@ -58,8 +58,10 @@ def test_recommended_lines() -> None:
     assert command(stored, quantization=None) == "vllm serve m"
     # vLLM has it, and its XPU platform has not.
     assert "--quantization fp8" in command(DECODER, quantization="torchao")
-    softcap = ENCODER | {"attn_logit_softcapping": 50.0}
-    assert command(softcap).endswith("--attention-backend TRITON_ATTN")
+    softcap = {"attn_logit_softcapping": 50.0}
+    assert command(DECODER | softcap).endswith("--attention-backend TRITON_ATTN")
+    # It does not compute it in an encoder layer.
+    assert "TRITON_ATTN" not in command(ENCODER | softcap)
 
 
 def test_a_media_encoder_has_an_option_of_its_own() -> None:

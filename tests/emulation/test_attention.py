@@ -230,6 +230,24 @@ def test_what_the_kernel_refuses_is_refused(
         flash_attn_varlen_func(max_seqlen_q=2, max_seqlen_k=2, **arguments)
 
 
+@pytest.mark.parametrize("page", [-1, 2])
+def test_a_page_that_does_not_exist_is_refused(page: int) -> None:
+    """Catches a page of another sequence's, or an IndexError, in place of a reason."""
+    half = torch.zeros(1, 2, 8, dtype=torch.float16)
+    cache = torch.zeros(2, 4, 2, 8, dtype=torch.float16)
+    with pytest.raises(RuntimeError, match=f"page {page}, there are 2"):
+        flash_attn_varlen_func(
+            half,
+            cache,
+            cache,
+            max_seqlen_q=1,
+            cu_seqlens_q=starts([1]),
+            max_seqlen_k=8,
+            seqused_k=torch.tensor([8], dtype=torch.int32),
+            block_table=torch.tensor([[0, page]], dtype=torch.int32),
+        )
+
+
 @pytest.mark.parametrize(
     "extra",
     [{"softcap": 30.0}, {"alibi_slopes": torch.ones(2)}],

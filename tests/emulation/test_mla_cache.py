@@ -146,3 +146,25 @@ def test_what_the_kernels_refuse_is_refused(
         arguments = (*arguments, None)
     with pytest.raises(RuntimeError, match=message):
         getattr(ops, op)(*arguments)
+
+
+@pytest.mark.parametrize("page", [-1, 2])
+def test_a_page_that_does_not_exist_is_refused(page: int) -> None:
+    """Catches -1 taken for the last page: the kernels read what lies there."""
+    cache, dst = torch.ones(2, 4, 8), torch.empty(8, 8)
+    table = torch.tensor([[0, page]], dtype=torch.int32)
+    for length in (4, 8):
+        lengths = torch.tensor([0, length], dtype=torch.int32)
+        tokens = torch.zeros(length, dtype=torch.int32)
+        gathers = (
+            lambda n=lengths: ops.gather_cache(cache, dst, table, n, 1, None),
+            lambda n=lengths, t=tokens: ops.gather_and_maybe_dequant_cache(
+                cache, dst, table, n, t, len(t), "auto", _ONE, None
+            ),
+        )
+        for gather in gathers:
+            if length == 4:
+                gather()  # The page is not read.
+                continue
+            with pytest.raises(RuntimeError, match=f"page {page}, there are 2"):
+                gather()

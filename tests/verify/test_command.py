@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.stranger import Stranger
 from tests.verify.command import COMMAND, ROOT, environment, verify
 from vllm_xpu_fp8_plugin.verify.inputs import builtin
 
@@ -63,12 +64,19 @@ def arguments(minilm: str, tmp_path_factory: pytest.TempPathFactory) -> list[str
 
 
 @pytest.fixture(scope="module")
-def passed(arguments: list[str], output: Path) -> subprocess.CompletedProcess[str]:
-    """Verify a sound model as a CI job does."""
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Stranger:
+    return Stranger(tmp_path_factory.mktemp("in") / "stranger")
+
+
+@pytest.fixture(scope="module")
+def passed(
+    arguments: list[str], output: Path, stranger: Stranger
+) -> subprocess.CompletedProcess[str]:
+    """Verify a sound model as a CI job does, in a folder of a stranger's."""
     path = f"{COMMAND.parent}:{os.environ['PATH']}"
     return subprocess.run(
-        ["examples/verify_in_ci.sh", *arguments],
-        cwd=ROOT,
+        [ROOT / "examples/verify_in_ci.sh", *arguments],
+        cwd=stranger.folder,
         env=environment(
             PATH=path, REPORT=str(output), GITHUB_STEP_SUMMARY=f"{output}/summary.md"
         ),
@@ -102,6 +110,16 @@ def test_sound_reranker_passes_in_ci(
     assert report["speed"]["emulated"] is True
     assert report["measures"]["spearman_mean"] > 0.97
     assert (output / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_nothing_of_the_current_folder_runs(
+    passed: subprocess.CompletedProcess[str], stranger: Stranger
+) -> None:
+    """Catches a stranger's module in an arm, its workers or a script, or a setting."""
+    assert passed.returncode == 0, passed.stderr
+    assert stranger.has_run() == []
+    assert "matplotlibrc" not in passed.stderr
 
 
 @pytest.fixture

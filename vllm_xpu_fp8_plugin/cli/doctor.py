@@ -14,6 +14,7 @@ from vllm_xpu_fp8_plugin import compiled
 from vllm_xpu_fp8_plugin.doctor.examine import Request, examine
 from vllm_xpu_fp8_plugin.doctor.report import Check, Report, Section, Status
 from vllm_xpu_fp8_plugin.kernels import KernelPackageError
+from vllm_xpu_fp8_plugin.terminal import on_a_line, printable
 
 _STYLES = {
     Status.OK: "green",
@@ -22,6 +23,7 @@ _STYLES = {
     Status.PROBLEM: "bold red",
 }
 _TRACEBACK_LINES = 6
+_NARROWEST = 40
 
 
 def add_parser(
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         report = examine(request)
     except (ValueError, KernelPackageError) as e:
-        print(f"vllm-xpu-fp8 doctor: {e}", file=sys.stderr)
+        print(f"vllm-xpu-fp8 doctor: {on_a_line(str(e))}", file=sys.stderr)
         return 2
     if args.json:
         print(json.dumps(report.to_json(), indent=2))
@@ -77,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(report: Report) -> None:
     console = Console(highlight=False)
+    # Of less (COLUMNS=0) nothing could be read.
+    console.width = max(console.width, _NARROWEST)
     command = None
     with console.capture() as captured:
         for section in report.sections:
@@ -87,7 +91,7 @@ def _print(report: Report) -> None:
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
     if command:
         # A line to copy: it is never broken.
-        print(f"Serve it with:\n{command.finding}\n")
+        print(f"Serve it with:\n{on_a_line(command.finding)}\n")
     print(_summary(report))
 
 
@@ -103,13 +107,13 @@ def _table(section: Section) -> Table:
 
 
 def _finding(check: Check) -> Group:
-    lines = [Text(f"{check.finding}.".replace("..", "."))]
+    lines = [Text(on_a_line(f"{check.finding}.".replace("..", ".")))]
     if check.remedy:
-        lines.append(Text(f"-> {check.remedy}", "italic"))
+        lines.append(Text(on_a_line(f"-> {check.remedy}"), "italic"))
     traceback = (check.data or {}).get("traceback")
     if traceback and check.status is Status.PROBLEM:
         last = traceback.rstrip().splitlines()[-_TRACEBACK_LINES:]
-        lines.append(Text("\n".join(last), "dim"))
+        lines.append(Text(printable("\n".join(last)), "dim"))
     return Group(*lines)
 
 

@@ -3,6 +3,7 @@
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import signal
 import sys
@@ -13,9 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vllm_xpu_fp8_plugin.verify import arm, inputs, report, thresholds, workflow
-from vllm_xpu_fp8_plugin.verify.judge import judge
-from vllm_xpu_fp8_plugin.verify.threshold import PASS
+from vllm_xpu_fp8_plugin import processes
+from vllm_xpu_fp8_plugin.terminal import printable
+from vllm_xpu_fp8_plugin.verify import arm, inputs, workflow
 
 _EPILOG = """\
 exit status: 0 pass, 1 drift or alarm, 2 could not run.
@@ -80,8 +81,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         with _terminated_as_interrupted():
             return _run(args)
+    except BrokenPipeError:
+        raise
     except (inputs.BadDataError, arm.ArmError, ValueError, OSError) as e:
-        print(f"vllm-xpu-fp8 verify: {e}", file=sys.stderr)
+        print(f"vllm-xpu-fp8 verify: {printable(str(e))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("vllm-xpu-fp8 verify: interrupted; both arms ended.", file=sys.stderr)
@@ -89,6 +92,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    for name in ("vllm", "torch"):
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(
+                f"{name} is not installed in this Python environment ({sys.prefix}). "
+                "Run this command with the Python that runs vLLM."
+            )
+    # They import numpy, which comes with vLLM.
+    from vllm_xpu_fp8_plugin.verify import report
+    from vllm_xpu_fp8_plugin.verify.judge import judge
+    from vllm_xpu_fp8_plugin.verify.threshold import PASS
+
     options = _options(args)
     options.output.mkdir(parents=True, exist_ok=True)
     # What an earlier run left must not be taken for this one's.
@@ -124,7 +138,7 @@ def _run(args: argparse.Namespace) -> int:
     else:
         report.show(made, Console(highlight=False))
         # On a line of its own: a path can be longer than a terminal is wide.
-        print(f"\n{written} written to\n{options.output}")
+        print(f"\n{written} written to\n{printable(str(options.output))}")
     return int(made["verdict"] != PASS)
 
 
@@ -135,7 +149,9 @@ def _options(args: argparse.Namespace) -> workflow.Options:
         ValueError: Something is wrong; the message says what is allowed.
 
     """
-    flags: list[str] = list(args.flags)
+    from vllm_xpu_fp8_plugin.verify import thresholds
+
+    flags = processes.absolute(args.flags)
     for flag in flags:
         name = flag.split("=")[0].replace("_", "-")
         if name in ("--model", "--quantization", "-q", "--kv-cache-dtype"):
@@ -152,7 +168,8 @@ def _options(args: argparse.Namespace) -> workflow.Options:
     if args.data:
         data, bad = inputs.read(args.data, skip_bad=args.skip_bad)
         for message in bad:
-            print(f"vllm-xpu-fp8 verify: skipped {message}", file=sys.stderr)
+            skipped = printable(message)
+            print(f"vllm-xpu-fp8 verify: skipped {skipped}", file=sys.stderr)
     return workflow.Options(
         model=_model(args.model),
         reference_model=args.reference_model and _model(args.reference_model),

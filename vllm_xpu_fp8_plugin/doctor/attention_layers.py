@@ -34,9 +34,20 @@ _MEDIA_LAYERS = ("depth", "encoder_layers", *_LAYERS)
 _WINDOW = ("sliding_window", "local_attention", "sliding_window_size")
 _SOFTCAP = ("attn_logit_softcapping", "attn_logit_softcap")
 
+# Architectures that vLLM makes encoders of, whatever else a config says, and model
+# types of others. The tests compare with every architecture in vLLM's registry.
 _ENCODER_NAME = re.compile(
-    r"bert|bidirectional|^bge|^gte|^new(model|for)", re.IGNORECASE
+    r"bert|(?<!^deepseekv3)bidirectional|^bge|^gte|^new(model|for)|^siglip|^embeddinggemma2"
+    r"|^llamanemotronvl|^openai_?privacy_?filter",
+    re.IGNORECASE,
 )
+# Architectures that have both kinds, the field whose value makes an encoder, and
+# whether any other value makes a decoder (vllm/model_executor/models/config.py).
+_ENCODER_FIELDS = {
+    "Gemma3TextModel": ("use_bidirectional_attention", True, True),
+    "JinaEmbeddingsV5Model": ("is_decoder", False, False),
+    "ColQwen3_5": ("retrieval_attention_contract", "bidirectional", True),
+}
 _WINDOWED = ("sliding_attention", "local_attention")
 _NO_ATTENTION = ("linear_attention", "mamba", "conv", "recurrent")
 _LARGEST = 1 << 20
@@ -127,16 +138,21 @@ def attention_layers(config: dict[str, Any]) -> list[AttentionLayers]:
 
 def is_encoder(config: dict[str, Any]) -> bool:
     """Return whether the model's layers are bidirectional, without a KV cache."""
-    inner = text_config(config)
-    for part in (inner, config):
+    name = architecture(config)
+    if _ENCODER_NAME.search(name):
+        return True
+    parts = (text_config(config), config)
+    if name in _ENCODER_FIELDS:
+        field, value, decides = _ENCODER_FIELDS[name]
+        found = any(part.get(field) == value for part in parts)
+        if found or decides:
+            return found
+    for part in parts:
         if isinstance(part.get("is_causal"), bool):
             return not part["is_causal"]
-        if part.get("use_bidirectional_attention") is True:
-            return True
         if part.get("is_decoder") is True:
             return False
-    names = (architecture(config), str(config.get("model_type", "")))
-    return any(_ENCODER_NAME.search(name) for name in names)
+    return not name and bool(_ENCODER_NAME.search(str(config.get("model_type", ""))))
 
 
 def _encoder_decoder(config: dict[str, Any]) -> list[AttentionLayers]:
@@ -213,7 +229,12 @@ def _kv_heads(config: dict[str, Any], heads: int) -> int:
 
 def _softcap(config: dict[str, Any]) -> float | None:
     value = _first(config, _SOFTCAP)
-    return float(value) if type(value) in (int, float) and value else None
+    if type(value) not in (int, float) or not value:
+        return None
+    # JSON as Python reads it has infinities, NaN and integers of any length.
+    if not 0 < value < _LARGEST:
+        raise ModelError(f"The config has {_SOFTCAP[0]}={str(value)[:40]}.")
+    return float(value)
 
 
 def _has_alibi(config: dict[str, Any], inner: dict[str, Any]) -> bool:

@@ -76,7 +76,12 @@ def examine(request: Request) -> Report:
     plugin = _asked_for()
     sections = [
         Section("Activation", activation.check(answers)),
-        Section("vLLM", vllm.check(folder, backend, plugin)),
+        Section(
+            "vLLM",
+            vllm.check(
+                folder, answers, plugin=plugin, elsewhere=request.kernels is not None
+            ),
+        ),
         Section(
             "Kernels",
             kernel_checks.missing(missing)

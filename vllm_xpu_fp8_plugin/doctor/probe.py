@@ -10,14 +10,13 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from vllm_xpu_fp8_plugin import activation, envs, kernels
+from vllm_xpu_fp8_plugin import activation, envs, kernels, processes
 
 _MARK = "vllm-xpu-fp8-probe: "
 _TIMEOUT = 180
@@ -65,12 +64,15 @@ def start(
     return Running(
         name,
         subprocess.Popen(
-            [sys.executable, "-m", __name__, name, json.dumps(argument)],
+            processes.command(__name__, name, json.dumps(argument)),
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
             errors="replace",
-            env={**os.environ, **(environ or {})},
+            cwd=processes.folder(),
+            env=processes.environment(environ),
         ),
     )
 
@@ -133,8 +135,9 @@ def _decision() -> dict[str, Any]:
     """Return what the plugin decides here, by the code that `register` runs."""
     try:
         return {**dataclasses.asdict(activation.decide()), "error": None}
-    except (ValueError, ImportError) as e:
-        return {"error": str(e)}
+    except ValueError as e:
+        remedy = f"Set {envs.PLUGIN.name} to one of these."
+        return {"error": str(e), "remedy": remedy}
 
 
 def _kernels() -> dict[str, Any]:
@@ -172,16 +175,18 @@ def _backend(layers: list[dict[str, Any]]) -> dict[str, Any]:
     from vllm.v1.attention.selector import AttentionSelectorConfig
 
     from vllm_xpu_fp8_plugin.emulation.platform import EmulatedXPUPlatform
+    from vllm_xpu_fp8_plugin.platform import is_passed_over
 
     # Releases differ in it.
     fields = AttentionSelectorConfig._fields
+
+    def selector(**values: Any) -> Any:
+        known = {name: value for name, value in values.items() if name in fields}
+        return AttentionSelectorConfig(dtype=torch.bfloat16, block_size=None, **known)
+
     chosen = []
     for values in layers:
-        config = AttentionSelectorConfig(
-            dtype=torch.bfloat16,
-            block_size=None,
-            **{name: value for name, value in values.items() if name in fields},
-        )
+        config = selector(**values)
         found: dict[str, str | None] = {"error": None}
         for name, platform in (
             ("upstream", XPUPlatform),
@@ -196,7 +201,13 @@ def _backend(layers: list[dict[str, Any]]) -> dict[str, Any]:
     import vllm_xpu_fp8_plugin.attention  # noqa: F401
     from vllm_xpu_fp8_plugin.emulation import registry
 
-    answer: dict[str, Any] = {"chosen": chosen}
+    # An encoder's, without a model: what the plugin is there to replace.
+    plain = selector(head_size=64, kv_cache_dtype="auto", attn_type="encoder_only")
+    path = XPUPlatform.get_attn_backend_cls(None, plain)
+    answer: dict[str, Any] = {
+        "chosen": chosen,
+        "passed_over": path if is_passed_over(path) else None,
+    }
     with contextlib.suppress(kernels.KernelPackageError):
         answer["emulated"] = registry.coverage()
     return answer

@@ -3,7 +3,7 @@
 
 from typing import NamedTuple
 
-from vllm_xpu_fp8_plugin import compiled
+from vllm_xpu_fp8_plugin import compiled, limits
 from vllm_xpu_fp8_plugin.doctor.attention_layers import (
     CROSS,
     DECODER,
@@ -17,7 +17,7 @@ from vllm_xpu_fp8_plugin.doctor.python_layer import (
     WRITES_OUT,
     PythonLayer,
 )
-from vllm_xpu_fp8_plugin.limits import COMPUTES_THEM, ignored_by_kernel
+from vllm_xpu_fp8_plugin.limits import COMPUTES_THEM
 
 COMPILED = "compiled kernel"
 FALLBACK = "slow PyTorch fallback"
@@ -50,6 +50,7 @@ def judge(
     python_layer: PythonLayer,
     *,
     with_plugin: bool,
+    triton_takes: frozenset[str] = frozenset(),
 ) -> Verdict:
     """Return the verdict on a kind of layer, with the FLASH_ATTN backend.
 
@@ -58,13 +59,18 @@ def judge(
         kernels: The kernels compiled for the GPU's architecture, None if not known.
         python_layer: What the kernel package's Python layer does without one.
         with_plugin: Whether vLLM runs with this plugin's backend.
+        triton_takes: What vLLM's Triton backend takes in an encoder layer
+            (`vllm_sources.triton_encoder_arguments`).
 
     """
     plugin_applies = with_plugin and layers.role == ENCODER
-    ignored = ignored_by_kernel(alibi=layers.alibi, softcap=layers.softcap)
-    if ignored:
-        what = " and ".join(ignored)
+    wanted = {"alibi": layers.alibi, "softcap": bool(layers.softcap)}
+    named = limits.features(**wanted)
+    if named:
+        what = " and ".join(named)
         remedy = f"Add --attention-backend {COMPUTES_THEM}, which computes it."
+        if layers.role == ENCODER and not limits.arguments(**wanted) <= triton_takes:
+            remedy = limits.NOWHERE
         if plugin_applies:
             return Verdict(REFUSED, f"the kernel ignores {what}", remedy)
         return Verdict(WRONG, f"the kernel computes it without {what}", remedy)

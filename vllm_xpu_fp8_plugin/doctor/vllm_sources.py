@@ -10,7 +10,8 @@ from pathlib import Path
 def folder() -> Path | None:
     """Return the folder of vLLM's package, None if it is not installed."""
     spec = importlib.util.find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
+    # Without a file of its own it is a folder that happens to have the name.
+    if spec is None or not spec.submodule_search_locations or spec.origin is None:
         return None
     return Path(next(iter(spec.submodule_search_locations)))
 
@@ -56,6 +57,24 @@ def strings(path: Path, name: str) -> tuple[str, ...]:
                 if isinstance(n, ast.Constant) and isinstance(n.value, str)
             )
     return ()
+
+
+def triton_encoder_arguments(vllm: Path | None) -> frozenset[str]:
+    """Return what vLLM's Triton attention takes in an encoder layer.
+
+    Empty if there is no vLLM, or no such function.
+    """
+    if vllm is None:
+        return frozenset()
+    path = vllm / "v1/attention/ops/triton_prefill_attention.py"
+    try:
+        tree = ast.parse(path.read_text())
+    except (OSError, SyntaxError, ValueError):
+        return frozenset()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "context_attention_fwd":
+            return frozenset(a.arg for a in [*node.args.args, *node.args.kwonlyargs])
+    return frozenset()
 
 
 def quantises_score_head(vllm: Path) -> bool | None:

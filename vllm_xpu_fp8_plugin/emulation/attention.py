@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vllm_xpu_fp8_plugin.emulation.checks import FP8_DTYPES
-from vllm_xpu_fp8_plugin.emulation.coverage import require_compiled
+from vllm_xpu_fp8_plugin.emulation.checks import FP8_DTYPES, require_pages
+from vllm_xpu_fp8_plugin.emulation.compiled_calls import require_compiled
 from vllm_xpu_fp8_plugin.emulation.fp8 import from_fp8
 from vllm_xpu_fp8_plugin.emulation.registry import op
 
@@ -128,6 +128,7 @@ def varlen_fwd(
             queries = q[start:end]
         else:
             pages = block_table[i, : -(-lengths_k[i] // k.shape[1])]
+            require_pages("varlen_fwd", pages, len(k))
             keys, values = (
                 _to_float(_take_pages(t, pages)[: lengths_k[i]], s)
                 for t, s in ((k, k_scale), (v, v_scale))

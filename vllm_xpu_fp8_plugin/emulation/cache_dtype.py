@@ -78,6 +78,8 @@ def written_slots(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return which tokens are written, to which blocks, and where in them.
 
+    A negative slot, -1 in vLLM, is that of a token that is not written.
+
     Raises:
         RuntimeError: `slot_mapping` is not int64.
 

@@ -25,6 +25,22 @@ def require(ok: bool, message: str, *values: object) -> None:
         raise RuntimeError(message.format(*values))
 
 
+def require_pages(op: str, pages: Tensor, num_pages: int) -> None:
+    """Refuse a table that names a page which there is not, such as -1.
+
+    The kernels look at none and read whatever is there.
+
+    Raises:
+        RuntimeError: A page is below 0 or beyond the last one.
+
+    """
+    wrong = pages[(pages < 0) | (pages >= num_pages)]
+    if len(wrong):
+        raise RuntimeError(
+            f"{op}: block_table names page {int(wrong[0])}, there are {num_pages}"
+        )
+
+
 def require_dtype(
     op: str, name: str, tensor: Tensor, allowed: tuple[torch.dtype, ...]
 ) -> None:

@@ -15,7 +15,12 @@ from vllm_xpu_fp8_plugin.emulation.cache_dtype import (
     stored_as,
     written_slots,
 )
-from vllm_xpu_fp8_plugin.emulation.checks import FP8_DTYPES, require, require_dtype
+from vllm_xpu_fp8_plugin.emulation.checks import (
+    FP8_DTYPES,
+    require,
+    require_dtype,
+    require_pages,
+)
 from vllm_xpu_fp8_plugin.emulation.fp8 import from_fp8
 from vllm_xpu_fp8_plugin.emulation.registry import op
 
@@ -85,7 +90,7 @@ def gather_cache(
             start of its page.
 
     Raises:
-        RuntimeError: Types do not fit.
+        RuntimeError: Types do not fit, or a page that is read does not exist.
 
     """
     name = "gather_cache"
@@ -105,6 +110,7 @@ def gather_cache(
         first = 0 if seq_starts is None else int(seq_starts[i]) // block_size
         count = -(-(end - start) // block_size)
         pages = block_table[i, first : first + count]
+        require_pages(name, pages, len(src_cache))
         dst[start:end] = src_cache[pages].flatten(0, 1)[: end - start]
 
 
@@ -134,7 +140,7 @@ def gather_and_maybe_dequant_cache(
         seq_starts: [batch_size], int32: the token to start at.
 
     Raises:
-        RuntimeError: Types do not fit.
+        RuntimeError: Types do not fit, or a page that is read does not exist.
 
     """
     name = "gather_and_maybe_dequant_cache"
@@ -150,6 +156,7 @@ def gather_and_maybe_dequant_cache(
     if seq_starts is not None:
         positions = positions + seq_starts[sequences]
     pages = block_table[sequences, positions // block_size].long()
+    require_pages(name, pages, len(src_cache))
     entries = stored[pages, positions % block_size][..., : dst.shape[-1]]
     if fp8 is not None:
         entries = from_fp8(entries.contiguous().view(fp8), scale).to(dst.dtype)

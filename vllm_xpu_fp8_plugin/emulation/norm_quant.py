@@ -78,7 +78,7 @@ def fused_add_rms_norm_static_fp8_quant(
     """
     name = "fused_add_rms_norm_static_fp8_quant"
     _require_operands(name, result, FP8_DTYPES, input, weight)
-    _add(name, as_rows(name, "input", input), residual)
+    _add(name, input, residual)
     rows = as_rows(name, "residual", residual)
     _write_static(name, result, rows, weight, scale, epsilon)
 
@@ -219,14 +219,20 @@ def _require_operands(
     )
 
 
-def _add(name: str, rows: Tensor, residual: Tensor) -> None:
-    """Add `rows` to `residual` in place."""
-    require_dtype(name, "residual", residual, (rows.dtype,))
+def _add(name: str, input: Tensor, residual: Tensor) -> None:
+    """Add `input` to `residual` in place.
+
+    The kernels look at no shape and take `residual` for rows of the input's.
+    """
+    require_dtype(name, "residual", residual, (input.dtype,))
     require(
-        residual.is_contiguous() and residual.numel() == rows.numel(),
-        "{}: residual must be contiguous and as many values as input",
+        residual.is_contiguous() and residual.shape == input.shape,
+        "{}: residual must be contiguous and of the shape of input, {}; got {}",
         name,
+        list(input.shape),
+        list(residual.shape),
     )
+    rows = as_rows(name, "input", input)
     residual.view(rows.shape).add_(rows)
 
 
@@ -236,7 +242,7 @@ def _norm_rows(
     """Return the norm of each row in float32, [M, K]; adds to `residual`."""
     rows = as_rows(name, "input", input)
     if residual is not None:
-        _add(name, rows, residual)
+        _add(name, input, residual)
         rows = residual.view(rows.shape)
     return normalized(rows.float(), weight, epsilon)
 

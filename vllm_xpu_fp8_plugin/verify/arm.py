@@ -7,12 +7,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vllm_xpu_fp8_plugin import processes
 from vllm_xpu_fp8_plugin.verify.child import CANNOT_RUN
 
 REFERENCE, CANDIDATE = "reference", "candidate"
@@ -53,14 +53,15 @@ def run(
     paths["request.json"].write_text(json.dumps({**request, "role": role}))
     paths["json"].unlink(missing_ok=True)
     receive, send = os.pipe()
-    files = (str(paths["request.json"]), str(paths["json"]))
+    files = [str(paths[x].absolute()) for x in ("request.json", "json")]
     with paths["log"].open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", request["script"], *files, str(send)],
+            processes.command(request["script"], *files, str(send)),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             pass_fds=(send,),
+            cwd=processes.folder(request.get("flags", ())),
             env=_environment(),
             # Ctrl-C in a terminal goes to a whole group; this one is ended below.
             start_new_session=True,
@@ -142,7 +143,7 @@ def _environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "NO_COLOR": "1",
     }
-    return {**defaults, **os.environ}
+    return {**defaults, **processes.environment()}
 
 
 def _failure(role: str, status: int, log: Path) -> str:

@@ -9,9 +9,10 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 Result = dict[str, Any]
 
@@ -48,8 +49,11 @@ class Progress:
         line = {"stage": self._stage, "done": self._done, "total": self.total}
         print(json.dumps(line), file=self._pipe, flush=True)
 
-    def bar(self) -> Callable[..., tqdm]:
+    def bar(self) -> "Callable[..., tqdm]":
         """Return what vLLM takes as ``use_tqdm``: it draws nothing and reports."""
+        # Here and not above: `verify` itself starts where there is no vLLM, too.
+        from tqdm import tqdm
+
         progress = self
 
         class Bar(tqdm):  # type: ignore[misc]

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report for people: a table, and a picture."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from vllm_xpu_fp8_plugin.terminal import on_a_line
 from vllm_xpu_fp8_plugin.verify.judge import described
 from vllm_xpu_fp8_plugin.verify.threshold import ALARM, PASS
 
@@ -29,16 +33,18 @@ _SHOWN = 8
 def show(report: dict[str, Any], console: Console) -> None:
     """Print the verdict and what it rests on."""
     name = Path(report["model"]).name if Path(report["model"]).is_dir() else None
-    console.print(f"Model:      {escape(name or report['model'])}")
+    console.print(f"Model:      {_plain(name or report['model'])}")
     console.print(f"Task:       {report['task']}, {report['items']} items")
     if report["texts_cut"]:
         console.print(f"            cut to fit the model: {report['texts_cut']} texts")
     for role, a in report["arms"].items():
-        weights = a["quantization"] or "not quantised"
-        console.print(f"{role.capitalize() + ':':11} {a['device']}, {a['dtype']},")
-        console.print(f"            weights {weights}, KV cache {a['kv_cache_dtype']}")
+        device, dtype = _plain(a["device"]), _plain(a["dtype"])
+        weights = _plain(a["quantization"] or "not quantised")
+        cache = _plain(a["kv_cache_dtype"])
+        console.print(f"{role.capitalize() + ':':11} {device}, {dtype},")
+        console.print(f"            weights {weights}, KV cache {cache}")
         if role == "candidate" and "fp8" in a:
-            console.print(Padding(described(a["fp8"]), (0, 0, 0, 12)))
+            console.print(Padding(_plain(described(a["fp8"])), (0, 0, 0, 12)))
     console.print(f"Drift in:   {report['unit']}")
     table = Table(show_edge=False, pad_edge=False, box=None, padding=(0, 2, 0, 0))
     table.add_column("measure")
@@ -59,6 +65,14 @@ def show(report: dict[str, Any], console: Console) -> None:
         said = "ALARM: nothing was verified, since FP8 changed nothing."
     console.print(said, style=_STYLE[verdict])
     _show_speed(report, console)
+
+
+def _plain(text: str) -> str:
+    """Return a model's or a device's text such that neither rich nor a terminal obeys.
+
+    A quantization is whatever a config.json says.
+    """
+    return escape(on_a_line(text))
 
 
 def _row(check: dict[str, Any]) -> tuple[str, ...]:
@@ -130,10 +144,11 @@ def draw(report: dict[str, Any], path: Path) -> None:
         ImportError: matplotlib is not installed.
 
     """
-    import matplotlib
+    with _in_root():
+        import matplotlib
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
+        matplotlib.use("agg")
+        from matplotlib import pyplot as plt
 
     pairs = report["pairs"]
     both = [
@@ -167,12 +182,28 @@ def draw(report: dict[str, Any], path: Path) -> None:
         right.set_title("candidate - reference")
         right.set_xlabel(what)
         right.set_ylabel("count")
-    title = f"{Path(str(report['model'])).name}: {report['verdict']}"
+    name = on_a_line(Path(str(report["model"])).name)
+    title = f"{name}: {report['verdict']}"
     if report["alarms"]:
         title += f" ({', '.join(report['alarms'])})"
-    figure.suptitle(title, fontweight="bold")
+    # A name may hold dollar signs.
+    figure.suptitle(title, fontweight="bold", parse_math=False)
     figure.savefig(path)
     plt.close(figure)
+
+
+@contextlib.contextmanager
+def _in_root() -> Iterator[None]:
+    """Go to another folder: matplotlib obeys the matplotlibrc of the current one."""
+    try:
+        before = os.getcwd()
+    except FileNotFoundError:  # it was deleted
+        before = "/"
+    os.chdir("/")
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _draw_rankings(axes: Any, pairs: dict[str, Any]) -> None:

@@ -148,7 +148,7 @@ def _allow_list(name: str, decision: dict[str, Any]) -> list[Check]:
 def _decision(decision: dict[str, Any]) -> Check:
     name, variable = "decision", envs.PLUGIN.name
     if error := decision.get("error"):
-        return Check(name, Status.PROBLEM, error, f"Set {variable} to one of these.")
+        return Check(name, Status.PROBLEM, error, decision.get("remedy") or "")
     if not decision:
         return Check(name, Status.WARNING, "The probe process gave no answer")
     if decision["platform"]:

@@ -112,14 +112,15 @@ def _loads(package: KernelPackage, answers: dict[str, Any]) -> Check:
         return Check(name, Status.OK, f"Its {libraries} libraries load", data=answer)
     first = next(iter(errors.values()))
     requested = answers.get("decision", {}).get("requested")
-    build = torch.get("version", "none")
+    version = torch.get("version")
+    lacks = f"torch {version} is no build for Intel GPUs" if version else "no torch"
     data = {**answer, "torch": torch}
     if not torch.get("xpu"):
         status = Status.PROBLEM if requested == envs.ON else Status.NOTE
         return Check(
             name,
             status,
-            f"Its libraries do not load: torch {build} is no build for Intel GPUs",
+            f"Its libraries do not load: {lacks}",
             "" if requested == envs.EMULATE else "On the GPU's host: vLLM's XPU build.",
             data,
         )

@@ -3,7 +3,7 @@
 
 import shlex
 
-from vllm_xpu_fp8_plugin.doctor import verdicts
+from vllm_xpu_fp8_plugin.doctor import verdicts, vllm_sources
 from vllm_xpu_fp8_plugin.doctor.attention_layers import (
     CROSS,
     DECODER,
@@ -17,7 +17,7 @@ from vllm_xpu_fp8_plugin.doctor.checks import weights
 from vllm_xpu_fp8_plugin.doctor.linear_layers import checkpoint_method
 from vllm_xpu_fp8_plugin.doctor.report import Check, Status
 from vllm_xpu_fp8_plugin.doctor.setting import Backend, Setting
-from vllm_xpu_fp8_plugin.limits import COMPUTES_THEM
+from vllm_xpu_fp8_plugin.limits import COMPUTES_THEM, NOWHERE
 
 _STATUS = {
     verdicts.COMPILED: Status.OK,
@@ -92,7 +92,11 @@ def _judge(
     if layers.role != MEDIA and name not in (_FLASH, "XPUFp8AttentionBackend"):
         return verdicts.Verdict(verdicts.UNKNOWN, f"{name}, not examined here")
     return verdicts.judge(
-        layers, setting.kernels, setting.python_layer, with_plugin=with_plugin
+        layers,
+        setting.kernels,
+        setting.python_layer,
+        with_plugin=with_plugin,
+        triton_takes=vllm_sources.triton_encoder_arguments(setting.vllm),
     )
 
 
@@ -153,7 +157,9 @@ def _command(setting: Setting, checks: list[Check]) -> Check:
     options = {
         _OPTIONS.get((c.data or {})["role"], "--attention-backend"): COMPUTES_THEM
         for c in checks
-        if c.name == "attention" and (c.data or {})["with_plugin"] in bad
+        if c.name == "attention"
+        and (c.data or {})["with_plugin"] in bad
+        and c.remedy != NOWHERE
     }
     for option, backend in options.items():
         words += [option, backend]

@@ -34,24 +34,55 @@ _PLUGIN = {
 }
 
 
-def check(folder: Path | None, backend: dict[str, Any], plugin: bool) -> list[Check]:
+_OTHER_PYTHON = "Run this command with the Python that runs vLLM."
+
+
+def check(
+    folder: Path | None,
+    answers: dict[str, Any],
+    *,
+    plugin: bool,
+    elsewhere: bool = False,
+) -> list[Check]:
     """Return the checks.
 
     Args:
         folder: vLLM's package, None if it is not installed.
-        backend: The probe's answer, empty if it was not asked.
+        answers: The probes', with ``torch`` and, if it was asked, ``backend``.
         plugin: Whether the plugin is asked for.
+        elsewhere: Whether the packages looked at are another machine's, so that
+            nothing need be installed in this one.
 
     """
+    missing = Status.NOTE if elsewhere else Status.PROBLEM
+    checks = [_torch(answers.get("torch", {}), missing)]
     if folder is None:
-        return [
-            Check(
-                "version",
-                Status.WARNING,
-                "vLLM is not installed in this Python environment",
-                "Run this command with the Python that runs vLLM.",
-            )
-        ]
+        finding = "vLLM is not installed in this Python environment"
+        return [Check("version", missing, finding, _OTHER_PYTHON), *checks]
+    return [*_vllm(folder, answers.get("backend", {}), plugin), *checks]
+
+
+def _torch(answer: dict[str, Any], missing: Status) -> Check:
+    """Return whether there is a torch, and for which devices it was built."""
+    name = "torch"
+    if version := answer.get("version"):
+        device = next((x for x in ("xpu", "cuda") if answer.get(x)), "cpu").upper()
+        finding = f"torch {version}, built for {device}"
+        return Check(name, Status.OK, finding, data=answer)
+    error = answer.get("error", "no answer")
+    if "No module named 'torch'" in error:
+        finding = "torch is not installed in this Python environment"
+        return Check(name, missing, finding, _OTHER_PYTHON)
+    return Check(
+        name,
+        Status.PROBLEM,
+        f"torch does not import: {error}",
+        "Install the torch that this vLLM asks for again.",
+    )
+
+
+def _vllm(folder: Path, backend: dict[str, Any], plugin: bool) -> list[Check]:
+    """Return the checks of an installed vLLM."""
     version = vllm_sources.version()
     data = {"version": version, "folder": str(folder)}
     if version is None:
@@ -80,6 +111,16 @@ def check(folder: Path | None, backend: dict[str, Any], plugin: bool) -> list[Ch
                 Status.PROBLEM,
                 f"The plugin's backend does not load: {error}",
                 "Install a vLLM and a kernel package that fit each other.",
+            )
+        )
+    if passed_over := backend.get("passed_over"):
+        checks.append(
+            Check(
+                "supported",
+                Status.PROBLEM if plugin else Status.WARNING,
+                f"This vLLM's FLASH_ATTN on an XPU is {passed_over}, which the plugin "
+                "does not know: it changes nothing",
+                "Update the plugin.",
             )
         )
     checks += [_path(path, plugin) for path in paths.paths]
