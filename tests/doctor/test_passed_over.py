@@ -2,10 +2,9 @@
 """A vLLM whose FLASH_ATTN for XPUs the plugin does not know, as doctor tells it."""
 
 import pytest
-from vllm.platforms.xpu import XPUPlatform
 
 from tests.doctor.packages import installed_vllm
-from tests.test_platform import OfANewerVllm
+from tests.test_platform import OfANewerVllm, XPUPlatform
 from vllm_xpu_fp8_plugin import platform
 from vllm_xpu_fp8_plugin.doctor import probe
 from vllm_xpu_fp8_plugin.doctor.checks import vllm
