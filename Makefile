@@ -6,7 +6,7 @@ VLLM := 0.32.0
 # The last release whose Python layer refuses a query descale.
 KERNELS := 0.1.14.1
 
-.PHONY: rerank test lint matrix mutants clean
+.PHONY: rerank test lint matrix kernel-tests mutants clean
 
 rerank: .venv/ready
 	@$(BIN)/python examples/rerank.py
@@ -18,12 +18,17 @@ test: lint
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror vllm_xpu_fp8_plugin/virtual_xpu/csrc/*
 	$(BIN)/mypy
 
 # An hour or more, 13 GB in .matrix. It goes on where it stopped.
 matrix: .venv/ready
 	$(BIN)/python -m tests.matrix --rerank
 	$(BIN)/python -m tests.matrix --readme
+
+# CHECKOUT is a checkout of vllm-xpu-kernels, whose tests run unmodified; half an hour.
+kernel-tests: .venv/ready
+	$(BIN)/python -m tests.kernel_tests $(CHECKOUT)
 
 # An hour or so; MODULE='verify/judge platform' runs these alone.
 mutants: .venv/ready

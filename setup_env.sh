@@ -22,8 +22,9 @@ else
     pip install -q "torch==$TORCH"
     pip install -q "vllm==$VLLM"
     pip install -q --no-deps "vllm-xpu-kernels==$KERNELS"
+    extras=emulation,
     # A build of these for another torch breaks `import transformers`.
     .venv/bin/python -c 'import torchvision' 2>/dev/null ||
         pip uninstall -q -y torchvision torchaudio torchcodec
 fi
-pip install -q -e ".[test,plot]"
+pip install -q -e ".[${extras:-}test,plot]"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host time of one encoder-attention layer call: upstream ÷ plugin.
 
-Both implementations are real and run on the software XPU; the kernel call is
+Both implementations are real and run on the virtual XPU; the kernel call is
 replaced by a no-op, so what is left is the Python that runs before each launch.
 """
 
@@ -29,15 +29,16 @@ def main() -> None:
     from vllm_xpu_fp8_plugin.attention import XPUFp8AttentionImpl, upstream
 
     tokens, heads, head_size, sequences = 64, 12, 32, 4
-    query = torch.randn(tokens, heads, head_size, dtype=torch.bfloat16)
+    shape = (tokens, heads, head_size)
+    query = torch.randn(shape, dtype=torch.bfloat16, device="xpu")
     output = torch.empty_like(query)
     metadata = SimpleNamespace(
         query_start_loc=torch.arange(
-            0, tokens + 1, tokens // sequences, dtype=torch.int32
+            0, tokens + 1, tokens // sequences, dtype=torch.int32, device="xpu"
         ),
         max_query_len=tokens // sequences,
     )
-    one = torch.ones((), dtype=torch.float32)
+    one = torch.ones((), dtype=torch.float32, device="xpu")
     layer = SimpleNamespace(_q_scale=one, _k_scale=one, _v_scale=one)
 
     def no_kernel(*, out: Any, **kwargs: Any) -> Any:

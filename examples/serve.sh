@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Serves a reranker in FP8: examples/serve.sh [MODEL] [flags of vllm serve]
-# On an Intel GPU where torch sees one, else on the software XPU.
+# On an Intel GPU where torch sees one, else on the virtual XPU.
 set -euo pipefail
 # Keeps modules of the current folder from running in the processes that vLLM starts
 # (Python 3.11); `python -c` would look there first.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The suite runs the real vLLM, on the software XPU."""
+"""The suite runs the real vLLM, on the virtual XPU."""
 
 import os
 

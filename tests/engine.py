@@ -80,10 +80,10 @@ def _serve() -> None:
     import vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors
     import vllm.model_executor.layers.quantization.fp8
     import vllm.v1.engine.llm_engine
-    import vllm.v1.worker.cpu_model_runner  # noqa: F401
+    import vllm.v1.worker.xpu_worker  # noqa: F401
 
     import vllm_xpu_fp8_plugin.attention
-    import vllm_xpu_fp8_plugin.emulation.worker  # noqa: F401
+    import vllm_xpu_fp8_plugin.virtual_xpu.platform  # noqa: F401
 
     # vLLM collects garbage at each start; what was imported is none.
     gc.freeze()
@@ -130,17 +130,16 @@ def _function(request: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, A
 
 def _main(request: dict[str, Any]) -> dict[str, Any]:
     from vllm import LLM
-    from vllm.platforms import current_platform
 
     before = _memory("VmRSS")
     from vllm.v1.attention.backends import flash_attn
 
     if request.get("upstream"):
-        from vllm.platforms.xpu import XPUPlatform
+        from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
-        type(current_platform).get_attn_backend_cls = classmethod(
-            lambda cls, *a, **k: XPUPlatform.get_attn_backend_cls(*a, **k)
-        )
+        from vllm_xpu_fp8_plugin import platform
+
+        platform.BACKEND_PATH = AttentionBackendEnum.FLASH_ATTN.value
     if request.get("defect"):
         flash_attn.flash_attn_supports_quant_query_input = lambda: True
     if name := request.get("missing"):

@@ -114,14 +114,12 @@ print("ANSWER", register(), register())
 def test_on_with_a_gpu_hands_out_the_platform() -> None:
     """Catches an XPU host on which the plugin stays inactive.
 
-    Stands in for torch's view of the device and for the compiled modules only.
+    vLLM detects the device, a virtual one, by its own code.
     """
     code = (
         """
-import torch
-from vllm_xpu_fp8_plugin import emulation
-emulation.install()
-torch.xpu.is_available = lambda: True
+from vllm_xpu_fp8_plugin import virtual_xpu
+virtual_xpu.enable()
 """
         + PLATFORM
     )
@@ -131,11 +129,11 @@ torch.xpu.is_available = lambda: True
     assert [x for x in log_lines(done) if "active" in x and "INFO" in x]
 
 
-def test_emulate_hands_out_the_software_xpu() -> None:
-    """Catches a software XPU that vLLM does not take for an XPU."""
+def test_emulate_hands_out_a_virtual_xpu() -> None:
+    """Catches a virtual XPU that vLLM does not take for an XPU."""
     done = run(PLATFORM, "EMULATE")
-    assert "emulation.platform EmulatedXPUPlatform" in done.stdout
-    assert "DEVICE cpu True" in done.stdout
+    assert "virtual_xpu.platform VirtualXPUPlatform" in done.stdout
+    assert "DEVICE xpu True" in done.stdout
     assert len(log_lines(done)) == 1
 
 

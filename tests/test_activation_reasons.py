@@ -207,7 +207,7 @@ def test_a_value_that_is_not_allowed_ends_vllm(
 
 
 def test_emulate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a software XPU without its kernel package, or with none at all."""
+    """Catches a virtual XPU without its kernel package, or with none at all."""
     monkeypatch.setenv(NAME, "emulate")
     decision = activation.decide()
     assert decision.requested == envs.EMULATE

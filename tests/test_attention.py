@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vllm_xpu_fp8_plugin.attention, with the real vLLM on the software XPU."""
+"""vllm_xpu_fp8_plugin.attention, with the real vLLM on a virtual XPU."""
 
 import importlib
 import math
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,14 @@ from vllm_xpu_fp8_plugin.attention import (
     XPUFp8AttentionImpl,
     upstream,
 )
+
+
+@pytest.fixture(autouse=True)
+def on_xpu() -> Iterator[None]:
+    """Make every tensor on a virtual XPU."""
+    with torch.device("xpu"):
+        yield
+
 
 ENCODER_TYPES = [AttentionType.ENCODER, AttentionType.ENCODER_ONLY]
 
@@ -250,7 +259,7 @@ def test_what_the_kernel_ignores_is_refused_at_load(
 ) -> None:
     """Catches ALiBi or softcap computed without them, silently, and bad advice.
 
-    Whether the kernel refuses them, as the software XPU does, or leaves them out.
+    Whether the kernel refuses them, as the virtual XPU does, or leaves them out.
     """
     kernel = upstream.flash_attn_varlen_func
 

@@ -227,4 +227,4 @@ def test_doctor_finds_nothing_wrong_beside_vllm(
     """Catches a wheel that vLLM does not find, and a probe that it does not hold."""
     done = run(environments[VLLM], "doctor", "--json", VLLM_XPU_FP8_PLUGIN="emulate")
     assert done.returncode == 0, done.stdout
-    assert checks(done)["platform"]["finding"] == "vLLM resolves EmulatedXPUPlatform"
+    assert checks(done)["platform"]["finding"] == "vLLM resolves VirtualXPUPlatform"

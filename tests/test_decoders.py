@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoders on the software XPU agree with transformers in float32.
+"""Decoders on the virtual XPU agree with transformers in float32.
 
 Logprobs are compared on the tokens that vLLM chose, so that one close call does
 not make all that follows incomparable.

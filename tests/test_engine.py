@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM engines on the software XPU, with real and with small random models."""
+"""vLLM engines on the virtual XPU, with real and with small random models."""
 
 import functools
 import itertools
@@ -146,20 +146,18 @@ def test_decoder_is_token_identical_to_upstream(
 
 @pytest.mark.parametrize("seed", [None, 3])
 def test_tokens_are_sampled_of_the_likeliest(seed: int | None, tmp_path: Path) -> None:
-    """Catches a sampler that fails, or ignores top_k: the kernel's, and vLLM's own.
-
-    vLLM takes its own for a request with a seed.
-    """
+    """Catches a sampler that fails, or ignores top_k, with a seed and without."""
     llm = {
         "model": make_model("LlamaForCausalLM", tmp_path / "llama"),
         "max_model_len": 256,
+        # bf16 logits are equal often, and equal ones share the last of their ranks.
+        "dtype": "float16",
     }
     sampling = {"temperature": 1.5, "top_k": 4, "top_p": 0.99, "seed": seed}
     result = run_engine(llm=llm, prompts=token_ids([5, 40]), sampling=sampling)
     assert result["error"] is None
     ranks = {rank for done in result["out"] for rank in done["ranks"]}
     assert {1, 2, 3} <= ranks <= {1, 2, 3, 4}
-    assert ("does not support per-request" in result["log"]) == (seed is not None)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,29 @@ def test_table_names_every_variable_and_spelling() -> None:
     """Catches a value that the README's table leaves out."""
     table = envs.markdown_table()
     for var in envs.ENV_VARS:
-        assert var.name in table
-        for spellings in var.choices.values():
-            assert all(f"`{spelling}`" in table for spelling in spellings)
+        assert f"| `{var.name}` | {var.values} | {var.default} |" in table
+    for spellings in envs.PLUGIN.choices.values():
+        assert all(f"`{spelling}`" in table for spelling in spellings)
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [("", 2), ("  ", 2), ("1", 1), (" 16 ", 16)]
+)
+def test_a_number_is_read(value: str, number: int) -> None:
+    """Catches a default that is lost, and a bound that is left out."""
+    name = envs.VIRTUAL_DEVICES.name
+    assert envs.VIRTUAL_DEVICES.get({name: value}) == number
+
+
+@pytest.mark.parametrize("value", ["0", "17", "-1", "two", "1.5", "٣x"])
+def test_another_number_is_refused_with_the_bounds(value: str) -> None:
+    """Catches 0 devices, or a traceback of int()."""
+    name = envs.VIRTUAL_DEVICES.name
+    with pytest.raises(ValueError, match=f"{name}=.*from 1 to 16"):
+        envs.VIRTUAL_DEVICES.get({name: value})
+
+
+def test_a_folder_is_a_path_or_none() -> None:
+    """Catches a cache in a folder of the name ''."""
+    assert envs.CACHE.get({envs.CACHE.name: " "}) is None
+    assert envs.CACHE.get({envs.CACHE.name: "/x"}) == "/x"

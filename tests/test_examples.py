@@ -52,7 +52,7 @@ def test_rerank_ranks_the_right_passage_first(
     """Catches the main job failing, printing noise, or not fitting 80 columns."""
     done = reranked
     assert done.returncode == 0, done.stderr
-    assert "Platform:  Emulated Intel XPU (software)" in done.stdout
+    assert "Platform:  Virtual Intel GPU (software)" in done.stdout
     assert "24 linear layers" in done.stdout
     assert "\x1b" not in done.stdout, "no colour in a pipe"
     assert max(map(len, done.stdout.splitlines())) <= 80

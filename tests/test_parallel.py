@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The software XPU on several workers: processes of vLLM's own, and Ray's actors."""
+"""The virtual XPU on several workers: processes of vLLM's own, and Ray's actors."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vllm_xpu_fp8_plugin.platform, with the real vLLM on the software XPU."""
+"""vllm_xpu_fp8_plugin.platform, with the real vLLM on the virtual XPU."""
 
 import pytest
 import torch
@@ -172,4 +172,4 @@ def test_platform_is_an_xpu_to_vllm() -> None:
     for cls in (XPUFp8Platform, type(current_platform)):
         assert cls._enum is PlatformEnum.XPU
         assert issubclass(cls, XPUFp8Platform)
-    assert current_platform.get_device_name() == "Emulated Intel XPU (software)"
+    assert current_platform.get_device_name() == "Virtual Intel GPU (software)"

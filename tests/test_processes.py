@@ -158,4 +158,4 @@ def test_doctor_runs_nothing_of_the_folder_it_is_started_in(
     )
     assert stranger.has_run() == []
     assert done.returncode == 0, done.stdout + done.stderr
-    assert '"finding": "vLLM resolves EmulatedXPUPlatform"' in done.stdout
+    assert '"finding": "vLLM resolves VirtualXPUPlatform"' in done.stdout

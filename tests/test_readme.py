@@ -29,6 +29,15 @@ RUN_BY = {
     "pip install --no-deps vllm-xpu-kernels==0.1.14.1": (
         "activation::test_emulate_without_the_kernel_package_names_the_pip_command"
     ),
+    "pip install '.[emulation]'": (
+        "packaging::test_metadata_asks_for_neither_vllm_nor_torch"
+    ),
+    "vllm-xpu-fp8 run -- python my_xpu_script.py": (
+        "run::test_a_script_and_what_it_starts_see_xpus"
+    ),
+    "vllm-xpu-fp8 run -- pytest tests/test_fp8_quant.py": (
+        "run::test_pytest_runs_on_a_device_of_the_tests_own"
+    ),
     "VLLM_XPU_FP8_PLUGIN=emulate vllm serve BAAI/bge-reranker-large "
     "--quantization fp8 --runner pooling": (
         "examples::test_cohere_client_gets_a_ranking_from_the_server"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An encoder-decoder with cross attention, on the software XPU."""
+"""An encoder-decoder with cross attention, on the virtual XPU."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FP8 encoder models on Intel GPUs with vLLM, and a software XPU to run them anywhere.
+"""FP8 encoder models on Intel GPUs with vLLM, and a virtual XPU to run them anywhere.
 
 vLLM imports this module in every process in order to call `register`, and an
 import of ``vllm`` from here can re-enter its plugin loading. So nothing but the
@@ -23,7 +23,7 @@ def register() -> str | None:
 
     Raises:
         SystemExit: ``VLLM_XPU_FP8_PLUGIN`` has a value that is not allowed, or
-            asks for the software XPU where it cannot run. vLLM swallows every
+            asks for the virtual XPU where it cannot run. vLLM swallows every
             `Exception` raised here (vllm/platforms/__init__.py) and would go on
             without the platform that the user asked for.
 

@@ -8,7 +8,7 @@ import functools
 import importlib
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vllm_xpu_fp8_plugin import envs, kernels
 
@@ -16,7 +16,7 @@ from vllm_xpu_fp8_plugin import envs, kernels
 logger = logging.getLogger("vllm.xpu_fp8_plugin")
 
 XPU_PLATFORM = "vllm_xpu_fp8_plugin.platform.XPUFp8Platform"
-EMULATED_PLATFORM = "vllm_xpu_fp8_plugin.emulation.platform.EmulatedXPUPlatform"
+EMULATED_PLATFORM = "vllm_xpu_fp8_plugin.virtual_xpu.platform.VirtualXPUPlatform"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def decide() -> Decision:
             kernels.package_dir()
         except kernels.KernelPackageError as e:
             return Decision(requested, None, str(e))
-        return Decision(requested, EMULATED_PLATFORM, f"{setting}, the software XPU")
+        return Decision(requested, EMULATED_PLATFORM, f"{setting}, a virtual Intel GPU")
     try:
         failure = _xpu_failure()
     except Exception as e:  # vLLM would swallow it without a word
@@ -114,9 +114,7 @@ def activate() -> str | None:
         if decision.requested == envs.EMULATE:
             if not decision.active:
                 raise kernels.KernelPackageError(decision.reason)
-            from vllm_xpu_fp8_plugin import emulation
-
-            emulation.install()
+            decision = replace(decision, reason=_virtual(decision.reason))
     except (ValueError, kernels.KernelPackageError) as e:
         raise SystemExit(f"vllm-xpu-fp8-plugin: {e}") from None
     if decision.active:
@@ -130,6 +128,17 @@ def activate() -> str | None:
             f"{decision.reason}. {decision.remedy}",
         )
     return decision.platform
+
+
+def _virtual(reason: str) -> str:
+    """Make the virtual XPUs of this process and say what they are."""
+    from vllm_xpu_fp8_plugin import virtual_xpu
+
+    try:
+        virtual_xpu.enable()
+    except virtual_xpu.VirtualXPUError as e:
+        raise ValueError(e) from e
+    return f"{reason}. {virtual_xpu.description()}"
 
 
 def _log(level: int, message: str) -> None:

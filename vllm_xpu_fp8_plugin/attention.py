@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoder attention on XPU without descales; all else is vLLM's FlashAttention."""
 
+import functools
 import inspect
 from typing import Any
 
@@ -63,6 +64,12 @@ class XPUFp8AttentionImpl(upstream.FlashAttentionImpl):  # type: ignore[misc]
         if self.attn_type not in _ENCODER_TYPES:
             return
         self._window_size = list(self.sliding_window)
+        # What few layers have, and each argument costs every layer's call.
+        self._more = {}
+        if self.alibi_slopes is not None:
+            self._more["alibi_slopes"] = self.alibi_slopes
+        if self.logits_soft_cap:
+            self._more["softcap"] = self.logits_soft_cap
         _refuse_what_is_left_out(self)
         # vLLM's attention layer would otherwise quantise the query where the KV
         # cache is FP8 (vLLM before 0.20, and forks of it).
@@ -97,7 +104,10 @@ class XPUFp8AttentionImpl(upstream.FlashAttentionImpl):  # type: ignore[misc]
         """
         cu_seqlens = attn_metadata.query_start_loc
         max_seqlen = attn_metadata.max_query_len
-        result = upstream.flash_attn_varlen_func(
+        kernel = upstream.flash_attn_varlen_func
+        if self._more:
+            kernel = functools.partial(kernel, **self._more)
+        result = kernel(
             q=query,
             k=key,
             v=value,
@@ -110,13 +120,13 @@ class XPUFp8AttentionImpl(upstream.FlashAttentionImpl):  # type: ignore[misc]
             causal=False,
             window_size=self._window_size,
             s_aux=self.sinks,
-            alibi_slopes=self.alibi_slopes,
-            softcap=self.logits_soft_cap,
         )
         # vllm-xpu-kernels 0.1.10 - 0.1.13.2 return the result of their PyTorch
         # fallback for a kernel that is not compiled, and leave `out` as it was.
         # Upstream ignores what is returned, so it may as well be nothing.
-        if result is not None and result.data_ptr() != output.data_ptr():
+        if result is output or result is None:
+            return output
+        if result.data_ptr() != output.data_ptr():
             output.copy_(result.view_as(output))
         return output
 

@@ -27,6 +27,14 @@ class EnvVar(NamedTuple):
     default: str
     description: str
 
+    @property
+    def values(self) -> str:
+        """Say which values are allowed."""
+        return " · ".join(
+            ", ".join(f"`{s}`" for s in spellings)
+            for spellings in self.choices.values()
+        )
+
     def get(self, environ: Mapping[str, str] | None = None) -> str:
         """Return the meaning of the variable's value, a key of `choices`.
 
@@ -62,20 +70,136 @@ PLUGIN = EnvVar(
     },
     OFF,
     "off: vLLM runs as if the package were not installed. on: the plugin's "
-    "platform is used if this is an XPU host. emulate: vLLM's XPU code runs on "
-    "the CPU, on the software XPU.",
+    "platform is used if this is an XPU host. emulate: vLLM runs on "
+    "a virtual Intel GPU, on the CPU.",
 )
 
 EMULATE_COVERAGE = EnvVar(
     "VLLM_XPU_FP8_EMULATE_COVERAGE",
     {OFF: ("0", "off", "false"), ON: ("1", "on", "true")},
     OFF,
-    "on: the software XPU refuses an encoder or prefill attention call for which "
+    "on: the virtual XPU refuses an encoder or prefill attention call for which "
     "the installed vllm-xpu-kernels holds no compiled kernel, as an Intel GPU would, "
     "so that the kernel package's own fallback runs.",
 )
 
-ENV_VARS = (PLUGIN, EMULATE_COVERAGE)
+
+class Number(NamedTuple):
+    """An environment variable that takes a whole number.
+
+    Attributes:
+        name: Name of the variable.
+        least: Smallest number that is allowed.
+        most: Greatest one.
+        default: Meaning of an unset or empty variable.
+        description: One sentence for the table in the README.
+
+    """
+
+    name: str
+    least: int
+    most: int
+    default: int
+    description: str
+
+    def get(self, environ: Mapping[str, str] | None = None) -> int:
+        """Return the variable's value.
+
+        Raises:
+            ValueError: It is not a whole number, or out of bounds.
+
+        """
+        value = (os.environ if environ is None else environ).get(self.name, "")
+        if not value.strip():
+            return self.default
+        if not value.strip().isdecimal() or not self.least <= int(value) <= self.most:
+            raise ValueError(
+                f"{self.name}={value!r} is not an allowed value. Allowed: a whole "
+                f"number from {self.least} to {self.most}; or leave it unset "
+                f"({self.default})."
+            )
+        return int(value)
+
+    @property
+    def values(self) -> str:
+        """Say which values are allowed."""
+        return f"{self.least} to {self.most}"
+
+
+class Folder(NamedTuple):
+    """An environment variable that takes a path.
+
+    Attributes:
+        name: Name of the variable.
+        default: What is used where it is unset, in words.
+        description: One sentence for the table in the README.
+
+    """
+
+    name: str
+    default: str
+    description: str
+
+    def get(self, environ: Mapping[str, str] | None = None) -> str | None:
+        """Return the path, None where the variable is unset or empty."""
+        value = (os.environ if environ is None else environ).get(self.name, "")
+        return value if value.strip() else None
+
+    @property
+    def values(self) -> str:
+        """Say which values are allowed."""
+        return "a folder"
+
+
+COMPILED, REFERENCE = "compiled", "reference"
+
+VIRTUAL_OPS = EnvVar(
+    "VLLM_XPU_FP8_VIRTUAL_OPS",
+    {COMPILED: ("compiled",), REFERENCE: ("reference",)},
+    COMPILED,
+    "compiled: on the virtual XPU the kernel package's own compiled code runs, and "
+    "PyTorch where that cannot. reference: PyTorch throughout.",
+)
+
+VIRTUAL_GPU = EnvVar(
+    "VLLM_XPU_FP8_VIRTUAL_GPU",
+    {name: (name,) for name in ("b580", "b60", "a770", "max1550")},
+    "b580",
+    "Intel GPU whose memory and properties the virtual XPU has.",
+)
+
+VIRTUAL_DEVICES = Number(
+    "VLLM_XPU_FP8_VIRTUAL_DEVICES",
+    1,
+    16,
+    2,
+    "number of virtual XPUs; all of them compute on the same CPU.",
+)
+
+VIRTUAL_MEMORY = Number(
+    "VLLM_XPU_FP8_VIRTUAL_MEMORY",
+    0,
+    1024,
+    0,
+    "GiB of memory that a virtual XPU has; 0: as much as the GPU that it is like, "
+    "and no more than the host.",
+)
+
+CACHE = Folder(
+    "VLLM_XPU_FP8_CACHE",
+    "~/.cache/vllm-xpu-fp8-plugin",
+    "where the virtual XPU keeps what it compiles.",
+)
+
+ENV_VARS = (
+    PLUGIN,
+    VIRTUAL_OPS,
+    VIRTUAL_GPU,
+    VIRTUAL_DEVICES,
+    VIRTUAL_MEMORY,
+    CACHE,
+    EMULATE_COVERAGE,
+)
 
 
 def register_with_vllm() -> None:
@@ -97,8 +221,7 @@ def markdown_table() -> str:
     """Return the README's table of environment variables."""
     rows = ["| variable | values (any case) | default | meaning |", "|---|---|---|---|"]
     for var in ENV_VARS:
-        values = " · ".join(
-            ", ".join(f"`{s}`" for s in spellings) for spellings in var.choices.values()
+        rows.append(
+            f"| `{var.name}` | {var.values} | {var.default} | {var.description} |"
         )
-        rows.append(f"| `{var.name}` | {values} | {var.default} | {var.description} |")
     return "\n".join(rows)

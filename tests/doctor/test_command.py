@@ -28,7 +28,7 @@ SECTIONS = ["Activation", "vLLM", "Kernels", "Model", "Hardware"]
 
 @pytest.fixture(scope="module")
 def report(minilm: str, tmp_path_factory: pytest.TempPathFactory) -> Report:
-    """Return the report on a real model with the software XPU."""
+    """Return the report on a real model on a virtual XPU."""
     request = Request(minilm, "fp8", "fp8")
     made: Report = once(tmp_path_factory, "report", lambda: examine(request))
     return made
@@ -56,7 +56,7 @@ def test_json_is_as_documented(
 def test_a_real_model_is_found_sound(given: Report, minilm: str) -> None:
     """Catches a wrong answer for the model that the whole suite runs."""
     checks = {c.name: c for s in given.sections for c in s.checks}
-    assert checks["platform"].finding == "vLLM resolves EmulatedXPUPlatform"
+    assert checks["platform"].finding == "vLLM resolves VirtualXPUPlatform"
     attention = checks["attention"].data or {}
     assert (attention["layers"], attention["head_size"]) == (6, 32)
     assert attention["verdict"] == "compiled kernel"
@@ -66,9 +66,10 @@ def test_a_real_model_is_found_sound(given: Report, minilm: str) -> None:
     # The figure that vLLM gives for it, README.
     assert "10.6 M values" in checks["linear"].finding
     assert "means nothing to encoder layers" in checks["kv_cache"].finding
-    ops = checks["software_xpu"].data or {}
-    assert "_vllm_fa2_C::varlen_fwd" in ops["implemented"]
-    assert ops["missing"]
+    ops = checks["virtual_xpu"].data or {}
+    assert ops["_C::rms_norm"] == {"runs": "compiled", "reason": ""}
+    assert ops["_vllm_fa2_C::varlen_fwd"]["runs"] == "reference"
+    assert ops["_xpu_C::fp4_gemm"]["runs"] == "missing"
     assert checks["command"].finding == (
         f"VLLM_XPU_FP8_PLUGIN=1 vllm serve {minilm} --quantization fp8 --runner pooling"
     )

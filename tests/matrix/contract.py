@@ -2,7 +2,7 @@
 """What must hold between the plugin, a vLLM release and a kernel release.
 
 Each check is a function that raises where its statement does not hold. They run in
-one process, in their order, on the software XPU, without pytest and without a model.
+one process, in their order, on the virtual XPU, without pytest and without a model.
 """
 
 import importlib
@@ -232,28 +232,27 @@ def _encoder_attention(
     )
     lengths = [7, 5]
     metadata = SimpleNamespace(
-        query_start_loc=torch.tensor([0, 7, 12], dtype=torch.int32),
+        query_start_loc=torch.tensor([0, 7, 12], dtype=torch.int32, device="xpu"),
         max_query_len=7,
         num_actual_tokens=12,
     )
     generator = torch.Generator().manual_seed(0)
-    query, key, value = torch.randn(3, 12, 4, 64, generator=generator).bfloat16()
+    values = torch.randn(3, 12, 4, 64, generator=generator).bfloat16()
+    query, key, value = values.to("xpu")
     output = torch.full_like(query, math.nan)
-    scales = SimpleNamespace(
-        _q_scale=torch.ones(1), _k_scale=torch.ones(1), _v_scale=torch.ones(1)
-    )
-    impl.forward(scales, query, key, value, torch.empty(0), metadata, output)
+    one = torch.ones(1, device="xpu")
+    scales = SimpleNamespace(_q_scale=one, _k_scale=one, _v_scale=one)
+    cache = torch.empty(0, device="xpu")
+    impl.forward(scales, query, key, value, cache, metadata, output)
     expected = torch.cat(
         [
             torch.nn.functional.scaled_dot_product_attention(
                 *(x.float().transpose(0, 1) for x in sequence)
             ).transpose(0, 1)
-            for sequence in zip(
-                *(x.split(lengths) for x in (query, key, value)), strict=True
-            )
+            for sequence in zip(*(x.split(lengths) for x in values), strict=True)
         ]
     )
-    return output, expected
+    return output.cpu(), expected
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An FP8 reranking by an engine on the software XPU, against transformers in float32.
+"""An FP8 reranking by an engine on the virtual XPU, against transformers in float32.
 
 The model is all-MiniLM-L6-v2, the texts are the example's.
 """

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a vLLM release and a kernel release go together without the plugin.
 
-vLLM's own XPU platform is put in place, with the kernel package's ops declared and
-its compiled modules empty, and what an encoder needs is imported.
+vLLM's own XPU platform is put in place on a virtual XPU, and what an encoder needs is
+imported.
 """
 
 import importlib
-import os
 
 MODULES = (
     "vllm._xpu_ops",
@@ -19,11 +18,9 @@ MODULES = (
 
 def refusal() -> str | None:
     """Return the error with which upstream refuses the pair, None if it does not."""
-    from vllm_xpu_fp8_plugin import emulation
+    from vllm_xpu_fp8_plugin import virtual_xpu
 
-    emulation.install()
-    # As an XPU host has a usable Triton, on which some imports depend.
-    os.environ.update(TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+    virtual_xpu.enable()
     try:
         import vllm.platforms
         from vllm.platforms.xpu import XPUPlatform

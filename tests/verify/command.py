@@ -11,7 +11,7 @@ COMMAND = Path(sys.executable).parent / "vllm-xpu-fp8"
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Return the environment of a user who has switched the software XPU on.
+    """Return the environment of a user who has switched the virtual XPU on.
 
     A ``PYTHONPATH`` among `extra` comes before this checkout.
     """

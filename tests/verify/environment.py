@@ -5,7 +5,7 @@ import os
 
 
 def set_up() -> None:
-    """Switch the software XPU on, as conftest does for the tests."""
+    """Switch the virtual XPU on, as conftest does for the tests."""
     os.environ["VLLM_XPU_FP8_PLUGIN"] = "emulate"
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")

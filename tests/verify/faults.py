@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults to put into the software XPU, each one seen or feared on real kernels.
+"""Faults to put into the virtual XPU, each one seen or feared on real kernels.
 
 `switched_on` takes effect at once, so that one engine runs with several faults after
 each other.
@@ -14,25 +14,24 @@ from typing import Any
 import torch
 
 from tests.verify import engine_faults
-from vllm_xpu_fp8_plugin.emulation import registry
+from vllm_xpu_fp8_plugin import reference, virtual_xpu
+from vllm_xpu_fp8_plugin.virtual_xpu import ops
 
 _ACTIVE = {"fault": ""}
 
 
 def install() -> None:
-    """Put ops that can be at fault in the place of three of the software XPU."""
-    registry.install()
+    """Put ops that can be at fault in the place of three of the virtual XPU's."""
+    virtual_xpu.enable()
     for name, wrap in (
         ("_vllm_fa2_C::varlen_fwd", _attention),
         ("_xpu_C::fp8_gemm_w8a16", _product),
         ("_C_cache_ops::reshape_and_cache_flash", _write),
     ):
-        sound = registry._implementations[name]
-        namespace, short_name = name.split("::")
-        # By the sound op's signature the software XPU tells which arguments it takes.
+        sound = reference.implementations()[name]
+        # By the sound op's signature is told which arguments it takes.
         function = functools.wraps(sound)(functools.partial(wrap, sound))
-        library = registry._libraries[namespace]
-        library.impl(short_name, *registry._bind(name, function), allow_override=True)
+        ops.substitute(name, function, "faulty")
 
 
 @contextlib.contextmanager

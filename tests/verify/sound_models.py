@@ -2,7 +2,7 @@
 """Models in sound FP8, which `verify` must pass whatever seed, dtype and batch.
 
 ``python -m tests.verify.sound_models [NAME ...]`` runs all of them and prints the table
-of docs/verify.md. The software XPU knows no compiled graphs, so all of them are eager.
+of docs/verify.md. The virtual XPU knows no compiled graphs, so all of them are eager.
 """
 
 import dataclasses

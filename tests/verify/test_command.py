@@ -99,7 +99,7 @@ def test_sound_reranker_passes_in_ci(
     assert "\x1b" not in passed.stdout
     assert "PASS: " in passed.stdout
     assert "cut to fit the model: 1 texts" in passed.stdout
-    assert "Speed of the software XPU on this CPU; not an XPU's" in passed.stdout
+    assert "Speed of the virtual XPU on this CPU; not an XPU's" in passed.stdout
     assert "PASS: " in (output / "summary.md").read_text()
     report = json.loads((output / "report.json").read_text())
     assert set(report) == KEYS

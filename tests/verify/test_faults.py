@@ -38,12 +38,11 @@ ENCODER_FAULTS = {
 # Both arms' layers get vLLM's own attention backend in place of the plugin's.
 UPSTREAM = """
 def register():
-    from vllm.platforms import current_platform
-    from vllm.platforms.xpu import XPUPlatform
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
-    type(current_platform).get_attn_backend_cls = classmethod(
-        lambda cls, *a, **k: XPUPlatform.get_attn_backend_cls(*a, **k)
-    )
+    from vllm_xpu_fp8_plugin import platform
+
+    platform.BACKEND_PATH = AttentionBackendEnum.FLASH_ATTN.value
 """
 
 
@@ -161,7 +160,10 @@ def test_rank_with_the_scales_of_another_is_seen(
     request = {**encoder, "flags": flags, "plan": reference["plan"]}
     ranks = run_arm(request, "candidate", ("", "scales_of_rank_0"))
     assert ranks[""]["tensor_parallel_size"] == 2
-    assert_seen(reference, ranks, {"scales_of_rank_0": "order_kept"})
+    assert verdict(reference, ranks[""]) == ("pass", set())
+    # Half of each layer goes by scales that are off by some per cent: whether that is
+    # drift or an alarm depends on the model's random weights.
+    assert verdict(reference, ranks["scales_of_rank_0"])[0] != "pass"
 
 
 def test_transformers_agrees_with_a_sound_encoder(encoder: dict[str, Any]) -> None:

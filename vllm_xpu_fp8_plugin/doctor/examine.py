@@ -91,7 +91,7 @@ def examine(request: Request) -> Report:
                 layer,
                 request.arch,
                 None if request.kernels else answers,
-                None if request.kernels else backend.get("emulated"),
+                None if request.kernels else backend.get("ops"),
             ),
         ),
     ]

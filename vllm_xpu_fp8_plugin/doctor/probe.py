@@ -146,6 +146,12 @@ def _kernels() -> dict[str, Any]:
 
     import torch  # noqa: F401  # brings the libraries that they are linked to
 
+    from vllm_xpu_fp8_plugin import virtual_xpu
+
+    # Where it cannot be had, the libraries' own errors say more.
+    with contextlib.suppress(ValueError, virtual_xpu.VirtualXPUError):
+        if envs.PLUGIN.get() == envs.EMULATE:
+            virtual_xpu.enable()
     names = kernels.library_names(kernels.package_dir())
     errors = {}
     for name in names:
@@ -159,23 +165,24 @@ def _kernels() -> dict[str, Any]:
 def _backend(layers: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the attention backends that vLLM chooses, without and with the plugin.
 
-    Runs on the software XPU, of which the choice is that of an Intel GPU.
+    Runs on a virtual XPU, of which the choice is that of an Intel GPU.
 
     Args:
         layers: For each kind of layers, fields of vLLM's AttentionSelectorConfig.
 
     """
-    from vllm_xpu_fp8_plugin import emulation
+    from vllm_xpu_fp8_plugin import virtual_xpu
 
-    # Before vLLM's XPU platform is imported, which imports the kernel modules.
-    emulation.install()
+    # Before vLLM's XPU platform is imported, which imports the kernel modules. A host
+    # with a GPU has its own.
+    with contextlib.suppress(virtual_xpu.VirtualXPUError):
+        virtual_xpu.enable()
 
     import torch
     from vllm.platforms.xpu import XPUPlatform
     from vllm.v1.attention.selector import AttentionSelectorConfig
 
-    from vllm_xpu_fp8_plugin.emulation.platform import EmulatedXPUPlatform
-    from vllm_xpu_fp8_plugin.platform import is_passed_over
+    from vllm_xpu_fp8_plugin.platform import XPUFp8Platform, is_passed_over
 
     # Releases differ in it.
     fields = AttentionSelectorConfig._fields
@@ -190,7 +197,7 @@ def _backend(layers: list[dict[str, Any]]) -> dict[str, Any]:
         found: dict[str, str | None] = {"error": None}
         for name, platform in (
             ("upstream", XPUPlatform),
-            ("plugin", EmulatedXPUPlatform),
+            ("plugin", XPUFp8Platform),
         ):
             try:
                 found[name] = platform.get_attn_backend_cls(None, config)
@@ -199,7 +206,6 @@ def _backend(layers: list[dict[str, Any]]) -> dict[str, Any]:
         chosen.append(found)
     # Checks that vLLM has what the plugin's backend builds on.
     import vllm_xpu_fp8_plugin.attention  # noqa: F401
-    from vllm_xpu_fp8_plugin.emulation import registry
 
     # An encoder's, without a model: what the plugin is there to replace.
     plain = selector(head_size=64, kv_cache_dtype="auto", attn_type="encoder_only")
@@ -208,8 +214,10 @@ def _backend(layers: list[dict[str, Any]]) -> dict[str, Any]:
         "chosen": chosen,
         "passed_over": path if is_passed_over(path) else None,
     }
-    with contextlib.suppress(kernels.KernelPackageError):
-        answer["emulated"] = registry.coverage()
+    if virtual_xpu.is_enabled():
+        from vllm_xpu_fp8_plugin.virtual_xpu import ops
+
+        answer["ops"] = {name: op._asdict() for name, op in ops.table().items()}
     return answer
 
 

@@ -49,7 +49,7 @@ def describe(root: Path = _ROOT) -> dict[str, Any]:
 
 
 def _processor(root: Path) -> str:
-    """Return the CPU's name, on which the software XPU and transformers run."""
+    """Return the CPU's name, on which the virtual XPU and transformers run."""
     lines = _text(root / "proc" / "cpuinfo").splitlines()
     return next((x for x in lines if x.startswith("model name")), os.uname().machine)
 

@@ -120,7 +120,7 @@ def _show_speed(report: dict[str, Any], console: Console) -> None:
     unit = speeds["candidate"]["unit"]
     console.print()
     if report["speed"]["emulated"]:
-        console.print("Speed of the software XPU on this CPU; not an XPU's:")
+        console.print("Speed of the virtual XPU on this CPU; not an XPU's:")
     first = "first token" if unit == "tokens/s" else "one item"
     table = Table(show_edge=False, pad_edge=False, box=None, padding=(0, 2, 0, 0))
     for name in ("speed", unit, f"{first}, ms", "peak memory, GiB"):

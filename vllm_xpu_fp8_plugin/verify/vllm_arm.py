@@ -137,7 +137,7 @@ def describe(llm: Any) -> Result:
     return {
         "platform": type(current_platform).__name__,
         "device": device,
-        "emulated": device.startswith("Emulated"),
+        "emulated": device.startswith("Virtual"),
         "dtype": str(config.model_config.dtype).removeprefix("torch."),
         "quantization": config.model_config.quantization,
         "kv_cache_dtype": str(config.cache_config.cache_dtype),

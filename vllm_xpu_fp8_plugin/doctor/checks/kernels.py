@@ -50,7 +50,7 @@ def check(
     layer: PythonLayer,
     arch: str,
     answers: dict[str, Any] | None,
-    emulated: dict[str, bool] | None,
+    virtual: dict[str, dict[str, str]] | None,
 ) -> list[Check]:
     """Return the checks.
 
@@ -59,7 +59,7 @@ def check(
         layer: What its Python layer does.
         arch: The architecture to report on.
         answers: The probes', None if the package is not the installed one.
-        emulated: Op -> does the software XPU have it. None if it was not asked.
+        virtual: Op -> how it runs on a virtual XPU. None if it was not asked.
 
     """
     version = package.version or "of unknown version"
@@ -94,8 +94,8 @@ def check(
     elif layer.fallback == python_layer.UNKNOWN:
         finding = "What happens where no kernel is compiled could not be read"
         checks.append(Check("fallback", Status.NOTE, finding))
-    if emulated:
-        checks.append(_emulated(emulated))
+    if virtual:
+        checks.append(_virtual(virtual))
     return checks
 
 
@@ -200,14 +200,24 @@ def _query_descale(package: KernelPackage, layer: PythonLayer, arch: str) -> Che
     return Check(name, Status.NOTE, finding, data=data)
 
 
-def _emulated(emulated: dict[str, bool]) -> Check:
-    lacking = sorted(op for op, there in emulated.items() if not there)
-    there = sorted(op for op, there in emulated.items() if there)
-    names = ", ".join(op.rpartition("::")[2] for op in there)
+def _virtual(ops: dict[str, dict[str, str]]) -> Check:
+    runs: dict[str, list[str]] = {"compiled": [], "reference": [], "missing": []}
+    for name, op in sorted(ops.items()):
+        runs[op["runs"]].append(name)
+    reasons: dict[str, list[str]] = {}
+    for name in [*runs["reference"], *runs["missing"]]:
+        short_name = name.rpartition("::")[2]
+        if name in runs["missing"]:
+            short_name += " (missing)"
+        reasons.setdefault(ops[name]["reason"], []).append(short_name)
+    why = "; ".join(
+        f"{', '.join(names)}: {reason}" for reason, names in reasons.items()
+    )
+    compiled, reference, missing = map(len, runs.values())
+    text = (
+        f"On a virtual XPU {compiled} of its {len(ops)} ops run as compiled code, "
+        f"{reference} in PyTorch, {missing} not at all"
+    )
     return Check(
-        "software_xpu",
-        Status.OK,
-        f"The software XPU has {len(there)} of its {len(emulated)} ops: {names}. "
-        f"--json names the {len(lacking)} that it lacks",
-        data={"implemented": there, "missing": lacking},
+        "virtual_xpu", Status.OK, f"{text}. {why}" if why else text, data=dict(ops)
     )

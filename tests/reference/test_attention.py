@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vllm_xpu_fp8_plugin.reference.attention, through the kernels' Python layer."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.reference import oracle
+from tests.reference.ops import on_xpu
+from vllm_xpu_fp8_plugin import compiled, kernels
+
+PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
+FP8 = [torch.float8_e4m3fn, torch.float8_e5m2]
+
+
+def flash_attn_varlen_func(*tensors: Tensor, **arguments: Any) -> Any:
+    """Call the kernel package's function, with XPU tensors."""
+    from vllm_xpu_kernels.flash_attn_interface import flash_attn_varlen_func
+
+    return on_xpu(flash_attn_varlen_func, *tensors, **arguments)
+
+
+def starts(lengths: list[int]) -> Tensor:
+    """Return cumulative lengths, int32."""
+    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+
+
+def close(result: Tensor, expected: Tensor) -> bool:
+    """Whether `result` is `expected` rounded once to the result's type."""
+    eps = torch.finfo(result.dtype).eps
+    bound = eps * expected.abs().clamp(min=expected.abs().max().item() / 16)
+    return bool(((result.double() - expected).abs() <= bound + 1e-6).all())
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw lengths, heads, masks and types of a call."""
+    sequences = draw(st.integers(1, 4))
+    kv_heads = draw(st.sampled_from([1, 2, 3]))
+    lengths_q = draw(
+        st.lists(st.integers(0, 9), min_size=sequences, max_size=sequences)
+    )
+    more = draw(st.lists(st.integers(0, 12), min_size=sequences, max_size=sequences))
+    if not sum(lengths_q):
+        lengths_q[0] = 1
+    return {
+        "lengths_q": lengths_q,
+        "more": more,
+        "kv_heads": kv_heads,
+        "heads": kv_heads * draw(st.sampled_from([1, 2, 4])),
+        "head_size": draw(st.sampled_from([8, 32, 40])),
+        "dtype": draw(st.sampled_from([torch.float16, torch.bfloat16])),
+        "causal": draw(st.booleans()),
+        "window": (draw(st.integers(-1, 6)), draw(st.integers(-1, 6))),
+        "sink": draw(st.booleans()),
+        "seed": draw(st.integers(0, 99)),
+    }
+
+
+def tensors(p: dict[str, Any], total_q: int) -> tuple[Tensor, Tensor | None]:
+    """Return query and sinks of a problem, seeded."""
+    torch.manual_seed(p["seed"])
+    query = torch.randn(total_q, p["heads"], p["head_size"], dtype=p["dtype"])
+    return query, torch.randn(p["heads"]) if p["sink"] else None
+
+
+@PROPERTY
+@given(problems(), st.booleans(), st.sampled_from([8, 16]), st.booleans())
+def test_ragged_attention_is_right(
+    p: dict[str, Any], with_out: bool, head_size_v: int, lse: bool
+) -> None:
+    """Catches a wrong mask, head mapping, sink, LSE, head size of V, or `out`."""
+    # Ragged keys are of the queries' own lengths: encoder attention.
+    lengths = p["lengths_q"]
+    query, sink = tensors(p, sum(lengths))
+    key = torch.randn(sum(lengths), p["kv_heads"], p["head_size"], dtype=p["dtype"])
+    value = torch.randn(sum(lengths), p["kv_heads"], head_size_v, dtype=p["dtype"])
+    storage = torch.full((sum(lengths) + 2, p["heads"], head_size_v), math.nan)
+    storage = storage.to(p["dtype"])
+    out = storage[1:-1] if with_out else None
+    result = flash_attn_varlen_func(
+        query,
+        key,
+        value,
+        max_seqlen_q=max(lengths),
+        cu_seqlens_q=starts(lengths),
+        max_seqlen_k=max(lengths),
+        cu_seqlens_k=starts(lengths),
+        causal=p["causal"],
+        window_size=list(p["window"]),
+        s_aux=sink,
+        out=out,
+        return_softmax_lse=lse,
+    )
+    result, result_lse = result if lse else (result, None)
+    parts = [
+        oracle.attention(
+            q, k, v, p["head_size"] ** -0.5, p["causal"], p["window"], sink
+        )
+        for q, k, v in zip(
+            *(t.split(lengths) for t in (query, key, value)), strict=True
+        )
+    ]
+    assert close(result, torch.cat([x for x, _ in parts]))
+    if with_out:
+        assert result.data_ptr() == storage[1:-1].data_ptr()
+        assert storage[[0, -1]].isnan().all(), "written outside of `out`"
+    if result_lse is not None:
+        expected = torch.cat([x for _, x in parts], dim=1)
+        assert result_lse.shape == expected.shape
+        assert torch.allclose(result_lse.double(), expected, atol=1e-5)
+
+
+@PROPERTY
+@given(
+    problems(),
+    st.sampled_from([1, 4, 16]),
+    st.sampled_from([None, *FP8]),
+    st.sampled_from(["nhd", "hnd", "layers"]),
+    st.integers(1, 4),
+)
+def test_paged_attention_is_right(
+    p: dict[str, Any],
+    page: int,
+    fp8: torch.dtype | None,
+    layout: str,
+    splits: int,
+) -> None:
+    """Catches a wrong page, stride, descale or position in mixed batches."""
+    lengths_q = p["lengths_q"]
+    lengths_k = [q + m for q, m in zip(lengths_q, p["more"], strict=True)]
+    query, sink = tensors(p, sum(lengths_q))
+    scales = torch.tensor([0.5, 1.7]) if fp8 else torch.ones(2)
+    pages = [-(-n // page) for n in lengths_k]
+    shape = (sum(pages) + 1, page, p["kv_heads"], p["head_size"])
+    keys, values = (_pages(shape, layout, fp8 or p["dtype"]) for _ in range(2))
+    order = torch.randperm(shape[0], dtype=torch.int32).tolist()
+    table = torch.full((len(pages), max(*pages, 1)), 10**6, dtype=torch.int32)
+    for row, count in enumerate(pages):
+        table[row, :count] = torch.tensor([order.pop() for _ in range(count)])
+    before = [t.float().clone() for t in (keys, values)]
+    out = torch.full_like(query, math.nan)
+    # As vLLM's attention backend passes them: views of a scalar.
+    views = [s.clone().expand(len(pages), p["kv_heads"]) for s in scales]
+    result = flash_attn_varlen_func(
+        query,
+        keys,
+        values,
+        max_seqlen_q=max(lengths_q),
+        cu_seqlens_q=starts(lengths_q),
+        max_seqlen_k=max(lengths_k),
+        seqused_k=torch.tensor(lengths_k, dtype=torch.int32),
+        causal=p["causal"],
+        window_size=list(p["window"]),
+        block_table=table,
+        s_aux=sink,
+        out=out,
+        k_descale=views[0] if fp8 else None,
+        v_descale=views[1] if fp8 else None,
+        num_splits_kv=splits,
+    )
+    parts = []
+    for i, q in enumerate(query.split(lengths_q)):
+        rows = table[i, : pages[i]].tolist()
+        k, v = (
+            torch.cat([t[r].double() for r in rows] or [t[0][:0].double()])
+            for t in before
+        )
+        k, v = k[: lengths_k[i]] * scales[0], v[: lengths_k[i]] * scales[1]
+        scale = p["head_size"] ** -0.5
+        parts.append(
+            oracle.attention(q, k, v, scale, p["causal"], p["window"], sink)[0]
+        )
+    assert close(result, torch.cat(parts))
+    for after, original in zip((keys, values), before, strict=True):
+        assert torch.equal(after.float(), original), "the cache was written"
+
+
+def _pages(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> Tensor:
+    """Return a cache [blocks, page, kv_heads, head_size] in one of vLLM's layouts."""
+    blocks, page, heads, size = shape
+    if layout == "hnd":
+        return torch.randn(blocks, heads, page, size).to(dtype).transpose(1, 2)
+    if layout == "layers":
+        return torch.randn(blocks, 3, page, heads, size).to(dtype)[:, 1]
+    return torch.randn(shape).to(dtype)
+
+
+def test_a_query_that_sees_no_key_gives_zeros() -> None:
+    """Catches NaN from an empty softmax."""
+    query = torch.randn(2, 1, 8, dtype=torch.float16)
+    result = flash_attn_varlen_func(
+        query,
+        query[:0],
+        query[:0],
+        max_seqlen_q=2,
+        cu_seqlens_q=starts([2]),
+        max_seqlen_k=0,
+        cu_seqlens_k=starts([0]),
+    )
+    assert torch.equal(result, torch.zeros_like(query))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": torch.zeros(2, 3, 8)}, "fp16, bf16 or fp8"),
+        ({"v": torch.zeros(2, 2, 8, dtype=torch.bfloat16)}, "key is torch.float16"),
+        ({"k": torch.zeros(2, 2, 16, dtype=torch.float16)}, "head size"),
+        ({"cu_seqlens_q": torch.tensor([0, 2])}, "int32"),
+        ({"q": torch.zeros(2, 3, 8, dtype=torch.float16)}, "do not divide"),
+    ],
+)
+def test_what_the_kernel_refuses_is_refused(
+    change: dict[str, Tensor], message: str
+) -> None:
+    """Catches input that works in PyTorch and fails on an XPU."""
+    half = torch.zeros(2, 2, 8, dtype=torch.float16)
+    arguments: dict[str, Any] = {
+        "q": half,
+        "k": half,
+        "v": half,
+        "cu_seqlens_q": starts([2]),
+        "cu_seqlens_k": starts([2]),
+        **change,
+    }
+    with pytest.raises(RuntimeError, match=message):
+        flash_attn_varlen_func(max_seqlen_q=2, max_seqlen_k=2, **arguments)
+
+
+@pytest.mark.parametrize("page", [-1, 2])
+def test_a_page_that_does_not_exist_is_refused(page: int) -> None:
+    """Catches a page of another sequence's, or an IndexError, in place of a reason."""
+    half = torch.zeros(1, 2, 8, dtype=torch.float16)
+    cache = torch.zeros(2, 4, 2, 8, dtype=torch.float16)
+    with pytest.raises(RuntimeError, match=f"page {page}, there are 2"):
+        flash_attn_varlen_func(
+            half,
+            cache,
+            cache,
+            max_seqlen_q=1,
+            cu_seqlens_q=starts([1]),
+            max_seqlen_k=8,
+            seqused_k=torch.tensor([8], dtype=torch.int32),
+            block_table=torch.tensor([[0, page]], dtype=torch.int32),
+        )
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"softcap": 30.0}, {"alibi_slopes": torch.ones(2)}],
+    ids=["softcap", "alibi"],
+)
+def test_softcap_and_alibi_raise(extra: dict[str, Any]) -> None:
+    """Catches an argument that the real kernel ignores and this hides."""
+    half = torch.zeros(2, 2, 8, dtype=torch.float16)
+    with pytest.raises(NotImplementedError, match="TRITON_ATTN"):
+        flash_attn_varlen_func(
+            half,
+            half,
+            half,
+            max_seqlen_q=2,
+            cu_seqlens_q=starts([2]),
+            max_seqlen_k=2,
+            cu_seqlens_k=starts([2]),
+            **extra,
+        )
+
+
+@pytest.mark.parametrize("head_size", [32, 64, 80, 96])
+@pytest.mark.parametrize("window", [(-1, -1), (4, 4)])
+def test_a_kernel_that_is_not_compiled_falls_back(
+    head_size: int,
+    window: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Catches coverage that is not the installed wheel's, and a wrong fallback."""
+    held = compiled.find(
+        compiled.attention_kernels(kernels.package_dir()),
+        head_size,
+        paged=False,
+        causal=False,
+        local=window != (-1, -1),
+        sink=False,
+        lse=False,
+    )
+    monkeypatch.setenv("VLLM_XPU_FP8_EMULATE_COVERAGE", "1")
+    query = torch.randn(20, 2, head_size, dtype=torch.float16)
+    out = torch.full_like(query, math.nan)
+    flash_attn_varlen_func(
+        query,
+        query,
+        query,
+        max_seqlen_q=20,
+        cu_seqlens_q=starts([20]),
+        max_seqlen_k=20,
+        cu_seqlens_k=starts([20]),
+        window_size=list(window),
+        out=out,
+    )
+    expected, _ = oracle.attention(query, query, query, head_size**-0.5, window=window)
+    assert (out.double() - expected).abs().max() < 1e-2
+    fell_back = "not compiled" in capsys.readouterr().err
+    assert fell_back == (held is None)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/findings.md: the scripts, and the table of releases that have the faults."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.reference.ops import release
+
+DOCS = (Path(__file__).parents[2] / "docs/findings.md").read_text()
+PREAMBLE, *SCRIPTS = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+_FIXED = release() >= (0, 1, 16)
+
+# A word of each script -> what it prints where the fault is; a number where it dies.
+FAULTS = {
+    "31999": r"tensor\(0\.6[4-9]",
+    "expand(2, 8)": r"tensor\(\[1\.0000, 1\.0000\]",
+    "x.float()": r"tensor\(0\.[4-7]",
+    "keys.unique": r"tensor\(\[3\]",
+    '"auto"': r"tensor\(\[68\.\]",
+    "scale.max": r"tensor\([1-3]\.",
+    "rotary_embedding": -signal.SIGFPE,
+    "zeros(0, 8), torch.empty(0, 8, dtype=E4M3)": -signal.SIGFPE,
+}
+_GONE = {"31999", "expand(2, 8)", "zeros(0, 8), torch.empty(0, 8, dtype=E4M3)"}
+
+
+def test_every_script_is_run() -> None:
+    """Catches a finding that is added without its test."""
+    assert all(sum(word in s for s in SCRIPTS) == 1 for word in FAULTS)
+    assert len(SCRIPTS) == len(FAULTS)
+
+
+def run(script: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what a script prints."""
+    try:
+        exec(PREAMBLE + script, {})
+    finally:
+        torch.set_default_device(None)
+    return capsys.readouterr().out
+
+
+def dies(script: str) -> int:
+    """Return the exit status of a script's own process."""
+    command = [sys.executable, "-c", f"{PREAMBLE}{script}\ntorch.xpu.synchronize()"]
+    return subprocess.run(command, timeout=120, check=False).returncode
+
+
+@pytest.mark.parametrize("word", FAULTS)
+def test_a_finding_is_as_written(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a fault that the docs describe and that is not there."""
+    [script] = [s for s in SCRIPTS if word in s]
+    fault, is_there = FAULTS[word], not (_FIXED and word in _GONE)
+    if isinstance(fault, int):
+        assert dies(script) == (fault if is_there else 0)
+    else:
+        torch.manual_seed(0)
+        assert bool(re.match(fault, run(script, capsys))) == is_there

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tests.kernel_tests tells a failure from what the virtual XPU cannot run."""
+
+from pathlib import Path
+
+from tests.kernel_tests import page, read_report
+
+REPORT = """<testsuites><testsuite>
+<testcase name="a"/><testcase name="b"/><testcase name="c"><skipped/></testcase>
+<testcase name="d"><failure message="NotImplementedError: The virtual XPU cannot run
+ _xpu_C::fp4_gemm"/></testcase>
+<testcase name="e"><failure message="AssertionError: 0x7f00 differs | much"/></testcase>
+<testcase name="f"><error message="worker 'gw0' crashed"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_a_report_is_counted(tmp_path: Path) -> None:
+    """Catches a crash that is counted as not runnable, or not at all."""
+    file = tmp_path / "report.xml"
+    file.write_text(REPORT)
+    result = read_report(file)
+    assert result[:4] == (2, 2, 1, 1)
+    text = page({"0.1.14.1": {"tests/test_x.py": result}}, "4543b580fecca")
+    assert "## 0.1.14.1: 2 passed, 2 failed, 1 not runnable" in text
+    assert "| tests/test_x.py | 2 | 2 | 1 | 1 |" in text
+    assert "commit 4543b58" in text
+    assert "differs \\| much" in text

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vllm_xpu_fp8_plugin.virtual_xpu.host_speed."""
+
+import os
+
+import pytest
+import torch
+
+from vllm_xpu_fp8_plugin import virtual_xpu
+from vllm_xpu_fp8_plugin.virtual_xpu import host_speed
+
+virtual_xpu.enable()
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_products_are_right_on_every_processor(
+    dtype: torch.dtype, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a weight that is not transposed, a bias that is lost, two roundings."""
+    monkeypatch.setattr(host_speed, "_has_product", lambda dtype: native)
+    x, weight = torch.randn(2, 5, 64).to(dtype), torch.randn(48, 64).to(dtype)
+    bias = torch.randn(48).to(dtype)
+    exact = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
+    layer = torch.nn.Identity()
+    got = host_speed.unquantized_gemm(layer, *(t.to("xpu") for t in (x, weight, bias)))
+    assert got.device.type == "xpu"
+    assert got.dtype == dtype
+    unit = torch.finfo(dtype).eps * exact.abs().clamp(min=1)
+    assert ((got.cpu().double() - exact).abs() <= unit + 1e-5).all()
+
+
+def test_a_weight_that_changes_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a float32 copy of a weight that is kept beyond its change."""
+    monkeypatch.setattr(host_speed, "_has_product", lambda dtype: False)
+    x = torch.ones(1, 8, device="xpu", dtype=torch.float16)
+    weight = torch.ones(2, 8, device="xpu", dtype=torch.float16)
+    layer = torch.nn.Identity()
+    assert host_speed.unquantized_gemm(layer, x, weight).tolist() == [[8, 8]]
+    weight.mul_(2)
+    assert host_speed.unquantized_gemm(layer, x, weight).tolist() == [[16, 16]]
+
+
+def test_only_what_vllm_has_set_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a user's OMP_NUM_THREADS that is ignored, and one thread for all."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        monkeypatch.delenv("VLLM_OMP_NUM_THREADS_SET_BY_VLLM", raising=False)
+        host_speed.use_every_core()
+        assert torch.get_num_threads() == 1
+        monkeypatch.setenv("VLLM_OMP_NUM_THREADS_SET_BY_VLLM", "1")
+        host_speed.use_every_core()
+        assert torch.get_num_threads() == len(os.sched_getaffinity(0))
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A virtual XPU comes up whole, or not at all and says why: one process each."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ENABLE = """
+from vllm_xpu_fp8_plugin import virtual_xpu
+try:
+    virtual_xpu.enable()
+except virtual_xpu.VirtualXPUError as e:
+    print("REFUSED", e)
+import torch
+print("DEVICES", torch.xpu.device_count(), virtual_xpu.description())
+"""
+
+
+def run(code: str = ENABLE, **environ: str) -> str:
+    """Return what a process prints, which must not fail."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_before_and_after_torch_and_twice() -> None:
+    """Catches functions of torch.xpu that settled what they are before."""
+    code = """
+import torch
+assert not torch.accelerator.is_available() and not torch.xpu.is_available()
+from vllm_xpu_fp8_plugin import virtual_xpu
+virtual_xpu.enable()
+virtual_xpu.enable()
+assert torch.accelerator.is_available() and torch.xpu.is_available()
+print(torch.ones(2, device="xpu").sum().item(), virtual_xpu.description())
+"""
+    assert "2.0 Virtual Intel GPU (software): of " in run(code)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("VLLM_XPU_FP8_VIRTUAL_DEVICES", "0", "from 1 to 16"),
+        ("VLLM_XPU_FP8_VIRTUAL_MEMORY", "12GB", "from 0 to 1024"),
+        ("VLLM_XPU_FP8_VIRTUAL_GPU", "b9000", "b580"),
+        ("VLLM_XPU_FP8_VIRTUAL_OPS", "fast", "reference"),
+        ("CXX", "/no/such/compiler", "apt-get install g++"),
+        ("VLLM_XPU_FP8_CACHE", "/dev/null/cache", "Set VLLM_XPU_FP8_CACHE"),
+    ],
+)
+def test_what_is_wrong_is_said_and_no_device_is_there(
+    name: str, value: str, message: str
+) -> None:
+    """Catches a traceback, and half of a device."""
+    out = run(**{name: value})
+    assert "REFUSED" in out
+    assert message in out
+    assert value in out
+    assert "DEVICES 0 No virtual XPU" in out
+
+
+def test_a_real_gpu_is_not_taken_the_place_of() -> None:
+    """Catches a virtual device on a host whose torch sees Intel GPUs."""
+    out = run(
+        "import torch\ntorch._C._has_xpu = True\n" + ENABLE.partition('print("D')[0]
+    )
+    assert "build for Intel GPUs" in out
+
+
+def test_what_was_asked_for_is_there() -> None:
+    """Catches settings that are read and not used."""
+    code = """
+from vllm_xpu_fp8_plugin import virtual_xpu
+virtual_xpu.enable()
+import torch
+p = torch.xpu.get_device_properties(2)
+print(torch.xpu.device_count(), p.total_memory >> 30, p.platform_name)
+"""
+    out = run(
+        code,
+        VLLM_XPU_FP8_VIRTUAL_DEVICES="3",
+        VLLM_XPU_FP8_VIRTUAL_MEMORY="1",
+        VLLM_XPU_FP8_VIRTUAL_GPU="a770",
+    )
+    assert out.strip() == "3 1 Virtual XPU, after Intel(R) Arc(TM) A770 Graphics"
+
+
+@pytest.mark.slow
+def test_without_intels_runtime_every_op_runs_in_pytorch() -> None:
+    """Catches a machine that is refused though PyTorch could do.
+
+    It also makes the libraries anew, which are other ones without SYCL.
+    """
+    code = """
+from vllm_xpu_fp8_plugin.virtual_xpu import intel
+intel.platform.machine = lambda: "aarch64"
+from vllm_xpu_fp8_plugin import virtual_xpu
+virtual_xpu.enable()
+import torch, vllm_xpu_kernels._C
+x = torch.ones(2, 8, device="xpu"); out = torch.empty_like(x)
+torch.ops._C.rms_norm(out, x, x[0], 1e-6)
+print(virtual_xpu.description(), out.sum().item())
+"""
+    out = run(code)
+    assert " 0 run as compiled code" in out
+    assert "for x86-64, this is aarch64" in out
+    assert "15.99" in out or "16.0" in out
+
+
+@pytest.mark.slow
+def test_eight_processes_make_the_libraries_once(tmp_path: Path) -> None:
+    """Catches processes that load what another is still writing."""
+    environ = {
+        **os.environ,
+        "VLLM_XPU_FP8_CACHE": str(tmp_path),
+        "VLLM_XPU_FP8_VIRTUAL_OPS": "reference",
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", ENABLE],
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(8)
+    ]
+    outputs = [process.communicate(timeout=300) for process in started]
+    assert all("DEVICES 2 Virtual Intel GPU" in out for out, _ in outputs), outputs
+    assert sum("Compiling" in err for _, err in outputs) == 1
+    (folder,) = [f for f in (tmp_path / "device").iterdir() if f.is_dir()]
+
+    # What is damaged is made anew at the next start, and said.
+    (folder / "libvirtual_xpu.so").write_bytes(b"not a library")
+    broken = run(VLLM_XPU_FP8_CACHE=str(tmp_path), VLLM_XPU_FP8_VIRTUAL_OPS="reference")
+    assert "do not load" in broken
+    assert "compiled anew at the next start" in broken
+    mended = run(VLLM_XPU_FP8_CACHE=str(tmp_path), VLLM_XPU_FP8_VIRTUAL_OPS="reference")
+    assert "DEVICES 2" in mended
+
+
+def test_a_forked_process_is_told_to_spawn() -> None:
+    """Catches a fork of a process with kernels that hangs at its first one."""
+    code = """
+import os
+from vllm_xpu_fp8_plugin import virtual_xpu
+virtual_xpu.enable()
+import torch
+torch.ones(2, device="xpu").add_(1)
+if os.fork() == 0:
+    try:
+        torch.xpu.init()
+        torch.ops._C.silu_and_mul(*[torch.ones(2, 8, device="xpu")] * 2)
+    except RuntimeError as e:
+        print("CHILD", e, flush=True)
+    os._exit(0)
+os.wait()
+"""
+    assert "CHILD Cannot re-initialize XPU in forked subprocess" in run(code)

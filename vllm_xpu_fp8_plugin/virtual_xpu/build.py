@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles the device's libraries, once for a torch and a SYCL runtime.
+
+They stand in for `libc10_xpu.so`, `libtorch_xpu.so` and Level Zero's loader, which a
+torch for the CPU has not, and bring torch's XPU device (``csrc``).
+"""
+
+import fcntl
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from vllm_xpu_fp8_plugin import envs
+from vllm_xpu_fp8_plugin.virtual_xpu.errors import VirtualXPUError
+from vllm_xpu_fp8_plugin.virtual_xpu.intel import IntelRuntime
+
+_SOURCES = Path(__file__).parent / "csrc"
+_DEVICE = ("memory", "device", "generator", "alias", "fallback")
+_SYCL = ("sycl_runtime", "images", "spirv")
+_FLAGS = (
+    "-std=c++20",
+    "-O2",
+    "-fPIC",
+    "-fvisibility=hidden",
+    # Headers of torch and SYCL warn.
+    "-w",
+)
+
+
+def libraries(intel: IntelRuntime | None) -> Path:
+    """Return the folder of the compiled libraries, which it compiles if need be.
+
+    Args:
+        intel: Intel's runtime, or None for a device without compiled kernels.
+
+    Returns:
+        A folder with ``libvirtual_xpu.so``, and with `intel` also ``libc10_xpu.so``,
+        ``libtorch_xpu.so`` and ``libze_loader.so.1``.
+
+    Raises:
+        VirtualXPUError: There is no compiler, it fails, or the cache folder cannot be
+            written.
+
+    """
+    compiler = _compiler()
+    target = cache_folder() / "device" / _key(compiler, intel)
+    if (target / "complete").exists():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _one_process(target.with_suffix(".lock")):
+            # Another process may have made it meanwhile.
+            if not (target / "complete").exists():
+                shutil.rmtree(target, ignore_errors=True)
+                _compile_into(target, compiler, intel)
+    except OSError as e:
+        raise VirtualXPUError(
+            f"The virtual XPU's libraries cannot be written to {target.parent} ({e}). "
+            f"Set {envs.CACHE.name} to a folder that can."
+        ) from e
+    return target
+
+
+def cache_folder() -> Path:
+    """Return the folder for what is compiled, by default below the user's cache."""
+    if named := envs.CACHE.get():
+        return Path(named).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "vllm-xpu-fp8-plugin"
+
+
+def forget(folder: Path) -> None:
+    """Remove compiled libraries that do not load, so that they are made anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _compiler() -> list[str]:
+    named = os.environ.get("CXX")
+    for command in [named] if named else ["g++", "c++", "clang++"]:
+        words = shlex.split(command)
+        if words and shutil.which(words[0]):
+            return words
+    wanted = (
+        f"CXX={named} is not a command" if named else "No C++ compiler is installed"
+    )
+    raise VirtualXPUError(
+        f"{wanted}. The virtual XPU compiles 9 small files once. Install one (on "
+        "Debian and Ubuntu: apt-get install g++), or set CXX to one."
+    )
+
+
+def _key(compiler: list[str], intel: IntelRuntime | None) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for path in sorted(_SOURCES.iterdir()):
+        digest.update(path.name.encode() + path.read_bytes())
+    parts = (
+        torch.__version__,
+        str(Path(torch.__file__).parent),
+        torch.version.git_version,
+        intel.version if intel else "no SYCL",
+        str(intel.include) if intel else "",
+        *compiler,
+        *_FLAGS,
+    )
+    digest.update("\0".join(parts).encode())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _one_process(lock: Path) -> Iterator[None]:
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compile_into(
+    target: Path, compiler: list[str], intel: IntelRuntime | None
+) -> None:
+    import torch
+
+    print(
+        "Compiling the virtual XPU's device libraries, once for this torch "
+        "(about 20 s).",
+        file=sys.stderr,
+        flush=True,
+    )
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="making-") as name:
+        work = Path(name)
+        include = work / "include"
+        macros = include / "c10/xpu/impl/xpu_cmake_macros.h"
+        macros.parent.mkdir(parents=True)
+        # A header that torch's build makes for an XPU, and a CPU's does not have.
+        macros.write_text("#pragma once\n#define C10_XPU_BUILD_SHARED_LIBS\n")
+        torch_folder = Path(torch.__file__).parent
+        flags = [*_FLAGS, f"-I{include}", f"-I{torch_folder / 'include'}"]
+        sources = [*_DEVICE, *(_SYCL if intel else ())]
+        if intel:
+            flags.append(f"-I{intel.include}")
+            sources.append("torch_xpu")
+
+        def compile_one(source: str) -> None:
+            more = ["-DC10_XPU_BUILD_MAIN_LIB"] if source == "sycl_runtime" else []
+            path = str(_SOURCES / f"{source}.cpp")
+            _run([*compiler, *flags, *more, "-c", path, "-o", f"{work / source}.o"])
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(compile_one, sources))
+        made = work / "made"
+        made.mkdir()
+        _link(made, work, compiler, torch_folder / "lib", intel)
+        (made / "complete").touch()
+        made.rename(target)
+
+
+def _link(
+    made: Path,
+    work: Path,
+    compiler: list[str],
+    torch_lib: Path,
+    intel: IntelRuntime | None,
+) -> None:
+    def link(name: str, sources: tuple[str, ...], *libraries: str) -> None:
+        objects = [f"{work / source}.o" for source in sources]
+        # torch's and Intel's libraries are loaded before these, by path.
+        options = ["-shared", f"-Wl,-soname,{name}", "-Wl,-rpath,$ORIGIN", f"-L{made}"]
+        options += [f"-L{torch_lib}", *libraries]
+        _run([*compiler, *objects, "-o", str(made / name), *options])
+
+    link("libvirtual_xpu.so", _DEVICE, "-ltorch_cpu", "-lc10")
+    if intel is None:
+        return
+    sycl = str(intel.library("libsycl.so.9"))
+    shared = ("-lvirtual_xpu", "-lc10", sycl, "-Wl,--allow-shlib-undefined")
+    link("libc10_xpu.so", _SYCL, *shared, "-ldl")
+    link("libtorch_xpu.so", ("torch_xpu",), "-l:libc10_xpu.so", "-ltorch_cpu", *shared)
+    loader = str(made / "libze_loader.so.1")
+    options = ["-shared", "-fPIC", "-Wl,-soname,libze_loader.so.1", "-o", loader]
+    _run([*compiler, "-x", "c", str(_SOURCES / "level_zero.c"), *options])
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        errors = [line for line in lines if "error" in line] or lines
+        raise VirtualXPUError(
+            f"{command[0]} cannot compile the virtual XPU's libraries "
+            f"({' / '.join(errors[:2])[:400]}). It takes a compiler with C++20, such "
+            "as g++ 11 or newer; set CXX to one."
+        )

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device images on their way to the SYCL runtime. The kernel package's libraries hold
+// code for Intel GPUs; each image also carries the SPIR-V that it was made from, which
+// the CPU's compiler takes. Nothing is changed on disk.
+#include <dlfcn.h>
+
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "device.h"
+#include "spirv.h"
+
+namespace virtual_xpu {
+namespace {
+
+// The structures of sycl/source/detail/compiler.hpp (intel/llvm), image version 3.
+struct Property {
+  char* name;
+  void* value;
+  uint32_t type;
+  uint64_t size;
+};
+struct PropertySet {
+  char* name;
+  Property *begin, *end;
+};
+// An offload entry is of one of two layouts.
+struct Entry {
+  uint64_t reserved;
+  uint16_t version, kind;
+  uint32_t flags;
+  void* address;
+  char* name;
+  uint64_t size, data;
+  void* auxiliary;
+};
+struct OldEntry {
+  void* address;
+  char* name;
+  size_t size;
+  int32_t flags, reserved;
+};
+struct Image {
+  uint16_t version;
+  uint8_t kind, format;
+  const char *target, *compile_options, *link_options;
+  const unsigned char *begin, *end;
+  char *entries_begin, *entries_end;
+  PropertySet *properties_begin, *properties_end;
+};
+struct Descriptor {
+  uint16_t version, count;
+  Image* images;
+  void *host_entries_begin, *host_entries_end;
+};
+constexpr uint16_t kImageVersion = 3;
+constexpr uint8_t kSpirvFormat = 2;
+
+// What the compiled libraries hold, for whoever asks which op can run.
+struct Kernel {
+  std::string name, missing;
+};
+std::mutex g_mutex;
+std::vector<Kernel>& kernels() {
+  static auto* made = new std::vector<Kernel>;
+  return *made;
+}
+
+template <class F>
+void each_entry(const Image& image, F visit) {
+  for (auto* p = image.entries_begin; p < image.entries_end;) {
+    auto* entry = reinterpret_cast<Entry*>(p);
+    bool is_new = entry->reserved == 0 && entry->version == 1;
+    auto* next = p + (is_new ? sizeof(Entry) : sizeof(OldEntry));
+    visit(is_new ? entry->name : reinterpret_cast<OldEntry*>(p)->name, p, next);
+    p = next;
+  }
+}
+
+// The properties of an image with one of its kernels. The runtime keeps the memory.
+std::vector<PropertySet>* properties_of(const Image& image, const char* kernel) {
+  auto* sets = new std::vector<PropertySet>;
+  for (auto* set = image.properties_begin; set < image.properties_end; ++set) {
+    std::string name = set->name;
+    // The list of fallback functions to link; the CPU's compiler has its own.
+    if (name == "SYCL/devicelib req mask") continue;
+    bool by_kernel =
+        name == "SYCL/implicit local arg" || name == "SYCL/kernel param opt";
+    bool requirements = name == "SYCL/device requirements";
+    if (!by_kernel && !requirements) {
+      sets->push_back(*set);
+      continue;
+    }
+    auto* kept = new std::vector<Property>;
+    for (auto* property = set->begin; property < set->end; ++property)
+      if (by_kernel ? !std::strcmp(property->name, kernel)
+                    : std::strcmp(property->name, "compile_target") != 0)
+        kept->push_back(*property);
+    if (!kept->empty())
+      sets->push_back({set->name, kept->data(), kept->data() + kept->size()});
+  }
+  return sets;
+}
+
+void add(const Image& image, std::vector<Image>& out) {
+  std::string missing;
+  auto words = find_spirv(image.begin, image.end);
+  std::unique_ptr<Module> module;
+  if (!words.begin) {
+    missing = "an image without SPIR-V";
+  } else {
+    module = std::make_unique<Module>(words);
+    missing = module->missing();
+  }
+  // Left as it is, for a GPU: launching one of its kernels raises. One that is not
+  // registered at all would crash the runtime.
+  if (!missing.empty()) out.push_back(image);
+  each_entry(image, [&](char* name, char* begin, char* end) {
+    kernels().push_back({name, missing});
+    if (!missing.empty()) return;
+    auto* code = new std::vector<uint32_t>(module->only(name));
+    auto* properties = properties_of(image, name);
+    Image one = image;
+    one.target = "spir64";
+    one.format = kSpirvFormat;
+    one.compile_options = one.link_options = "";
+    one.begin = reinterpret_cast<unsigned char*>(code->data());
+    one.end = one.begin + code->size() * 4;
+    one.entries_begin = begin;
+    one.entries_end = end;
+    one.properties_begin = properties->data();
+    one.properties_end = properties->data() + properties->size();
+    out.push_back(one);
+  });
+}
+
+}  // namespace
+}  // namespace virtual_xpu
+
+extern "C" {
+
+// Called by each library of the kernel package as it is loaded, and found here before
+// the one in libsycl.so, which gets what comes out.
+VIRTUAL_XPU_API void __sycl_register_lib(virtual_xpu::Descriptor* descriptor) {
+  using namespace virtual_xpu;
+  using Register = void (*)(Descriptor*);
+  static auto real = [] {
+    auto* library = dlopen("libsycl.so.9", RTLD_LAZY | RTLD_NOLOAD);
+    return library ? reinterpret_cast<Register>(dlsym(library, "__sycl_register_lib"))
+                   : nullptr;
+  }();
+  std::lock_guard<std::mutex> lock(g_mutex);
+  auto* images = new std::vector<Image>;
+  for (int i = 0; i < descriptor->count; ++i) {
+    const Image& image = descriptor->images[i];
+    if (image.version == kImageVersion)
+      add(image, *images);
+    else
+      kernels().push_back(
+          {"?", "a device image of version " + std::to_string(image.version)});
+  }
+  if (!real || images->empty()) return;
+  // The count is of 16 bits.
+  for (size_t i = 0; i < images->size(); i += 0x8000) {
+    auto* part = new Descriptor(*descriptor);
+    part->images = images->data() + i;
+    part->count = static_cast<uint16_t>(std::min<size_t>(images->size() - i, 0x8000));
+    real(part);
+  }
+}
+
+// At exit. The images stay, since those of the descriptor were never registered.
+VIRTUAL_XPU_API void __sycl_unregister_lib(virtual_xpu::Descriptor*) {}
+
+// Writes "kernel<TAB>what it lacks" a line and returns the bytes that takes.
+VIRTUAL_XPU_API size_t virtual_xpu_kernels(char* out, size_t room) {
+  using namespace virtual_xpu;
+  std::lock_guard<std::mutex> lock(g_mutex);
+  std::string text;
+  for (auto& kernel : kernels()) text += kernel.name + "\t" + kernel.missing + "\n";
+  if (out && room) std::memcpy(out, text.data(), std::min(room, text.size()));
+  return text.size();
+}
+}

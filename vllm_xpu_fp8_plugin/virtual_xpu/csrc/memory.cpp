@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+// The device's caching allocator. Freed memory goes to the next who asks, in stream
+// order as on a GPU: nobody waits when a tensor dies while a kernel still reads it.
+#include <c10/core/CachingDeviceAllocator.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <shared_mutex>
+
+#include "device.h"
+
+namespace virtual_xpu {
+namespace {
+
+using Stats = c10::CachingDeviceAllocator::DeviceStats;
+using c10::CachingAllocator::StatArray;
+
+constexpr size_t kSmall = 1 << 20;    // from here on a block has a segment of its own
+constexpr size_t kSegment = 8 << 20;  // small blocks are cut from these
+
+// Eight classes an octave for small blocks, so that at most an eighth is lost.
+size_t size_class(size_t bytes) {
+  size_t step = size_t{1} << (60 - __builtin_clzll(bytes));
+  step = std::clamp<size_t>(step, 512, 64 << 10);
+  return (bytes + step - 1) / step * step;
+}
+
+// The segments there are, to tell the device's memory from other.
+std::shared_mutex g_segments_mutex;
+std::map<const char*, size_t>& segments() {
+  static auto* made = new std::map<const char*, size_t>;
+  return *made;
+}
+
+void count(StatArray& stat, size_t bytes, int64_t amount) {
+  // 0 is the sum, 1 small blocks and 2 large ones (c10::CachingAllocator::StatType).
+  for (size_t i : {size_t{0}, bytes < kSmall ? size_t{1} : size_t{2}}) {
+    if (amount >= 0)
+      stat[i].increase(amount);
+    else
+      stat[i].decrease(-amount);
+  }
+}
+
+struct Freed {
+  void* start;
+  c10::StreamId stream;
+};
+
+struct Pool {
+  std::mutex mutex;
+  std::map<size_t, std::vector<Freed>> free;  // by size class
+  char* cut = nullptr;                        // rest of the newest segment
+  size_t left = 0;
+  Stats stats;
+};
+
+Pool& pool(c10::DeviceIndex device) {
+  static auto* pools = new std::vector<std::unique_ptr<Pool>>([] {
+    std::vector<std::unique_ptr<Pool>> made;
+    for (int i = 0; i < device_count(); ++i) made.push_back(std::make_unique<Pool>());
+    return made;
+  }());
+  return *pools->at(device);
+}
+
+size_t reserved(Pool& p) { return p.stats.reserved_bytes[0].current; }
+
+// Gives large free blocks back to the host. Small ones share segments and stay.
+void trim(Pool& p) {
+  for (auto it = p.free.lower_bound(kSmall); it != p.free.end();) {
+    for (auto& freed : it->second) {
+      {
+        std::unique_lock<std::shared_mutex> lock(g_segments_mutex);
+        segments().erase(static_cast<char*>(freed.start));
+      }
+      runtime().release(freed.start);
+      count(p.stats.reserved_bytes, it->first, -static_cast<int64_t>(it->first));
+      count(p.stats.segment, it->first, -1);
+      ++p.stats.num_device_free;
+    }
+    it = p.free.erase(it);
+  }
+}
+
+void* new_segment(Pool& p, size_t bytes) {
+  auto get = [&]() -> void* {
+    return reserved(p) + bytes > total_memory() ? nullptr : runtime().allocate(bytes);
+  };
+  void* memory = get();
+  if (!memory) {
+    ++p.stats.num_alloc_retries;
+    trim(p);
+    memory = get();
+  }
+  if (memory) {
+    {
+      std::unique_lock<std::shared_mutex> lock(g_segments_mutex);
+      segments()[static_cast<char*>(memory)] = bytes;
+    }
+    ++p.stats.num_device_alloc;
+    count(p.stats.reserved_bytes, bytes, bytes);
+    count(p.stats.segment, bytes, 1);
+  }
+  return memory;
+}
+
+void* take_free(Pool& p, c10::DeviceIndex device, c10::StreamId stream, size_t* bytes) {
+  // A large block may be an eighth too large, rather than new.
+  size_t most = *bytes < kSmall ? *bytes : *bytes + *bytes / 8;
+  auto it = p.free.lower_bound(*bytes);
+  if (it == p.free.end() || it->first > most) return nullptr;
+  auto freed = it->second.back();
+  *bytes = it->first;
+  it->second.pop_back();
+  if (it->second.empty()) p.free.erase(it);
+  // Its last kernels may still run, on another stream than the new owner's.
+  if (freed.stream != stream && !runtime().idle(device, freed.stream))
+    runtime().wait(device, freed.stream);
+  return freed.start;
+}
+
+void* cut_small(Pool& p, size_t bytes) {
+  if (p.left < bytes) {
+    auto* segment = static_cast<char*>(new_segment(p, kSegment));
+    if (!segment) return nullptr;
+    p.cut = segment;
+    p.left = kSegment;
+  }
+  auto* memory = p.cut;
+  p.cut += bytes;
+  p.left -= bytes;
+  return memory;
+}
+
+std::string gib(size_t bytes) {
+  return c10::str(bytes / (1 << 20) / 1024.0, " GiB (", bytes, " bytes)");
+}
+
+void count_client(Pool& p, const Block& block, int64_t sign) {
+  count(p.stats.allocation, block.bytes, sign);
+  count(p.stats.active, block.bytes, sign);
+  for (auto* stat : {&p.stats.allocated_bytes, &p.stats.active_bytes})
+    count(*stat, block.bytes, sign * static_cast<int64_t>(block.bytes));
+  count(p.stats.requested_bytes, block.bytes,
+        sign * static_cast<int64_t>(block.requested));
+}
+
+}  // namespace
+
+Block* Block::of(void* memory) {
+  auto* block = reinterpret_cast<Block*>(static_cast<char*>(memory) - kHeader);
+  if (block->magic != kMagic) {
+    std::fprintf(stderr,
+                 "virtual XPU: a kernel has written before the memory at %p, "
+                 "where it must not.\n",
+                 memory);
+    std::abort();
+  }
+  return block;
+}
+
+bool is_device_memory(const void* pointer) {
+  std::shared_lock<std::shared_mutex> lock(g_segments_mutex);
+  auto it = segments().upper_bound(static_cast<const char*>(pointer));
+  if (it == segments().begin()) return false;
+  --it;
+  return static_cast<const char*>(pointer) < it->first + it->second;
+}
+
+Block* allocate(size_t requested, c10::DeviceIndex device) {
+  auto& p = pool(device);
+  auto stream = current_stream(device);
+  size_t bytes = size_class(requested + Block::kHeader);
+  std::lock_guard<std::mutex> lock(p.mutex);
+  void* start = take_free(p, device, stream, &bytes);
+  if (!start) start = bytes < kSmall ? cut_small(p, bytes) : new_segment(p, bytes);
+  if (!start) {
+    ++p.stats.num_ooms;
+    TORCH_CHECK_WITH(OutOfMemoryError, false, "XPU out of memory. Tried to allocate ",
+                     gib(requested), ". Device ", static_cast<int>(device), " has ",
+                     gib(total_memory()), ", of which ",
+                     gib(p.stats.allocated_bytes[0].current),
+                     " are in use. It is a virtual one: "
+                     "VLLM_XPU_FP8_VIRTUAL_MEMORY sets its size, "
+                     "and the host's memory bounds it.");
+  }
+  auto* block = new (start) Block;
+  block->bytes = bytes;
+  block->requested = requested;
+  block->device = device;
+  block->stream = stream;
+  count_client(p, *block, 1);
+  return block;
+}
+
+void drop(Block* block) {
+  if (block->references.fetch_sub(1) > 1) return;
+  auto& p = pool(block->device);
+  std::lock_guard<std::mutex> lock(p.mutex);
+  for (auto stream : block->used_on) runtime().wait(block->device, stream);
+  count_client(p, *block, -1);
+  p.free[block->bytes].push_back({block, block->stream});
+  block->~Block();
+}
+
+void delete_device_storage(void* memory) {
+  auto* block = Block::of(memory);
+  if (auto* host = block->host.exchange(nullptr)) c10::raw::intrusive_ptr::decref(host);
+  drop(block);
+}
+
+void delete_host_storage(void* memory) { drop(Block::of(memory)); }
+
+namespace {
+
+struct DeviceAllocator final : c10::DeviceAllocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    auto device = current_device();
+    c10::Device label(c10::kXPU, device);
+    if (!bytes) return {nullptr, nullptr, &delete_nothing, label};
+    auto* block = virtual_xpu::allocate(bytes, device);
+    return {block->memory(), block->memory(), &delete_device_storage, label};
+  }
+  static void delete_nothing(void*) {}
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    wait_stream(current_device());
+    std::memcpy(to, from, bytes);
+  }
+  bool initialized() override { return true; }
+  void emptyCache(c10::MempoolId_t) override {
+    for (int i = 0; i < device_count(); ++i) {
+      synchronize(i);
+      auto& p = pool(i);
+      std::lock_guard<std::mutex> lock(p.mutex);
+      trim(p);
+    }
+  }
+  void recordStream(const c10::DataPtr& data, c10::Stream stream) override {
+    if (data.get_deleter() != &delete_device_storage) return;
+    auto* block = Block::of(data.get_context());
+    if (stream.id() != block->stream) block->used_on.push_back(stream.id());
+  }
+  Stats getDeviceStats(c10::DeviceIndex device) override {
+    auto& p = pool(device);
+    std::lock_guard<std::mutex> lock(p.mutex);
+    return p.stats;
+  }
+  void resetAccumulatedStats(c10::DeviceIndex device) override {
+    reset(device, [](auto& stat) { stat.reset_accumulated(); });
+  }
+  void resetPeakStats(c10::DeviceIndex device) override {
+    reset(device, [](auto& stat) { stat.reset_peak(); });
+  }
+  std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex device) override {
+    auto& p = pool(device);
+    std::lock_guard<std::mutex> lock(p.mutex);
+    return {total_memory() - reserved(p), total_memory()};
+  }
+  template <class F>
+  void reset(c10::DeviceIndex device, F one) {
+    auto& p = pool(device);
+    std::lock_guard<std::mutex> lock(p.mutex);
+    auto& s = p.stats;
+    for (auto* stat : {&s.allocation, &s.segment, &s.active, &s.inactive_split,
+                       &s.allocated_bytes, &s.reserved_bytes, &s.active_bytes,
+                       &s.inactive_split_bytes, &s.requested_bytes})
+      for (auto& kind : *stat) one(kind);
+  }
+};
+
+struct HostAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    if (!bytes) return {nullptr, c10::kCPU};
+    auto* block = virtual_xpu::allocate(bytes, current_device());
+    return {block->memory(), block->memory(), &delete_host_storage,
+            c10::Device(c10::kCPU)};
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    std::memcpy(to, from, bytes);
+  }
+};
+
+}  // namespace
+
+c10::DeviceAllocator* allocator() {
+  static auto* made = new DeviceAllocator;
+  return made;
+}
+
+c10::Allocator* host_allocator() {
+  static auto* made = new HostAllocator;
+  return made;
+}
+
+// torch takes the allocator of a device type that has the highest priority.
+static const bool kRegistered = [] {
+  c10::SetAllocator(c10::kXPU, allocator(), 1);
+  return true;
+}();
+
+}  // namespace virtual_xpu

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What vLLM leaves to a GPU, and a CPU does slowly unless it is told otherwise."""
+
+import os
+
+import torch
+from torch import Tensor
+
+from vllm_xpu_fp8_plugin.reference.weights import dequantized
+
+# Tells vLLM's own setting of OMP_NUM_THREADS from a user's.
+_SET_BY_VLLM = "VLLM_OMP_NUM_THREADS_SET_BY_VLLM"
+
+
+def use_every_core() -> None:
+    """Take back that vLLM's processes have a core each, since a GPU does the work.
+
+    It is so where vLLM starts processes (vllm/v1/engine/utils.py).
+    """
+    if os.environ.get(_SET_BY_VLLM) == "1":
+        cores = len(os.sched_getaffinity(0))
+        workers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, cores // workers))
+
+
+def use_float32_products() -> None:
+    """Have vLLM take `unquantized_gemm` for layers that are not quantised."""
+    from vllm.model_executor.layers import utils
+
+    utils.default_unquantized_gemm = unquantized_gemm
+
+
+def unquantized_gemm(
+    layer: torch.nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Return ``x [..., K] @ weight.T [K, N] + bias [N]``, rounded once to x's dtype.
+
+    Few processors have a matrix product for bf16, and hardly one for fp16: torch's
+    is up to ten times slower than its float32 one, which this takes there. An FP8
+    checkpoint's head is such a layer.
+
+    Args:
+        layer: Not used; vLLM's hook passes it.
+        x: [..., K], of an XPU.
+        weight: [N, K]
+        bias: [N]
+
+    """
+    if x.dtype == torch.float32 or _has_product(x.dtype):
+        return torch.nn.functional.linear(x, weight, bias)
+    host = torch.ops.virtual_xpu.host
+    product = torch.nn.functional.linear(
+        host(x).float(),
+        dequantized(host(weight).t(), None),
+        None if bias is None else host(bias).float(),
+    )
+    return product.to(x.dtype).to(x.device)
+
+
+def _has_product(dtype: torch.dtype) -> bool:
+    """Return whether the processor multiplies matrices of a type."""
+    names = {
+        torch.bfloat16: ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
+        torch.float16: ("_is_amx_fp16_supported",),
+    }
+    asked = (getattr(torch.cpu, name, None) for name in names.get(dtype, ()))
+    return any(ask() for ask in asked if ask is not None)

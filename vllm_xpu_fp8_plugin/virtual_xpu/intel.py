@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Intel's SYCL and OpenCL runtimes for CPUs, as pip installs them."""
+
+import ctypes
+import hashlib
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+# In the order in which they are loaded, each before what needs it by name. The
+# wheels put them where no search path leads.
+_LIBRARIES = {
+    "intel-cmplr-lib-rt": ("libintlc.so.5", "libirng.so", "libimf.so", "libsvml.so"),
+    "tcmlib": ("libhwloc.so.15",),
+    "tbb": ("libtbb.so.12", "libtbbmalloc.so.2"),
+    "umf": ("libumf.so.1",),
+    "intel-opencl-rt": ("libOpenCL.so.1",),
+    "intel-sycl-rt": ("libsycl.so.9",),
+}
+_INSTALL = "pip install 'vllm-xpu-fp8-plugin[emulation]'"
+
+
+@dataclass(frozen=True)
+class IntelRuntime:
+    """Where Intel's runtimes are.
+
+    Attributes:
+        version: Of intel-sycl-rt.
+        include: Folder of the SYCL headers.
+        paths: Name of each library -> its path.
+
+    """
+
+    version: str
+    include: Path
+    paths: dict[str, Path]
+
+    def library(self, name: str) -> Path:
+        """Return the path of a library."""
+        return self.paths[name]
+
+    def load(self, cache: Path) -> None:
+        """Load them into this process, and have them run on the CPU device.
+
+        Args:
+            cache: Folder for kernels that are compiled when first called.
+
+        """
+        settings = {
+            # The wheel's .icd file names a path of the machine that it was built on.
+            "OCL_ICD_FILENAMES": str(self.library("libintelocl.so")),
+            # Level Zero would be asked for a GPU first.
+            "ONEAPI_DEVICE_SELECTOR": "opencl:cpu",
+            "SYCL_CACHE_PERSISTENT": "1",
+            "SYCL_CACHE_DIR": str(cache / _processor()),
+        }
+        os.environ.update({k: v for k, v in settings.items() if k not in os.environ})
+        for names in _LIBRARIES.values():
+            for name in names:
+                mode = ctypes.RTLD_GLOBAL if name == "libOpenCL.so.1" else 0
+                ctypes.CDLL(str(self.library(name)), mode)
+
+
+def _processor() -> str:
+    """Return a name for this kind of processor.
+
+    Kernels are compiled for its instructions, and the runtime does not compile anew
+    what was kept for another's, as in a home folder that several machines share.
+    """
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    first = text.partition("\n\n")[0].splitlines()
+    flags = [line for line in first if line.startswith(("flags", "model name"))]
+    return hashlib.sha256("\n".join(flags).encode()).hexdigest()[:12]
+
+
+def find() -> tuple[IntelRuntime | None, str]:
+    """Return the runtimes, or None and why there are none, with what to do."""
+    if platform.machine() != "x86_64":
+        return None, f"Intel's runtime is for x86-64, this is {platform.machine()}"
+    paths: dict[str, Path] = {}
+    for package, names in _LIBRARIES.items():
+        wanted = [*names, *(["libintelocl.so"] if package == "intel-opencl-rt" else [])]
+        try:
+            files = distribution(package).files or []
+        except PackageNotFoundError:
+            return None, f"{package} is not installed ({_INSTALL})"
+        for name in wanted:
+            found = next((f for f in files if f.name == name), None)
+            path = Path(str(found.locate())).resolve() if found else None
+            if path is None or not path.is_file():
+                return None, f"{package} has no {name} (reinstall it: {_INSTALL})"
+            paths[name] = path
+    sycl = distribution("intel-sycl-rt")
+    header = next(
+        (f for f in sycl.files or [] if f.match("include/sycl/sycl.hpp")), None
+    )
+    if header is None:
+        return None, f"intel-sycl-rt has no headers (reinstall it: {_INSTALL})"
+    include = Path(str(header.locate())).resolve().parent.parent
+    return IntelRuntime(sycl.version, include, paths), ""

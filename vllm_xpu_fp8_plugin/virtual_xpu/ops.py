@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of the kernel package's ops runs as compiled code, and which in PyTorch."""
+
+import functools
+import importlib
+import inspect
+import sys
+import types
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from vllm_xpu_fp8_plugin import envs, kernels, reference
+from vllm_xpu_fp8_plugin.virtual_xpu import host_ops
+from vllm_xpu_fp8_plugin.virtual_xpu.coverage import checked_attention
+from vllm_xpu_fp8_plugin.virtual_xpu.errors import VirtualXPUError
+
+COMPILED, REFERENCE, MISSING = "compiled", "reference", "missing"
+
+_XE2 = "its kernels are written in an Intel GPU's instructions"
+_ONEDNN = "a product of oneDNN, which is built for GPUs only"
+_SUB_GROUPS = (
+    "it counts on sub-groups along the first dimension; a CPU has them along the last, "
+    "and would give wrong results"
+)
+_LEVEL_ZERO = "it asks the GPU's driver (Level Zero)"
+_HOST_MEMORY = "its copies on a CPU take SYCL's memory only"
+_COMPILER = "the CPU's compiler makes code of it that crashes"
+_NOT_UNDERSTOOD = "on a CPU it gives other results than its own tests expect"
+
+# Why the compiled op cannot run on a CPU.
+NOT_ON_A_CPU: dict[str, str] = {
+    "_vllm_fa2_C::varlen_fwd": _XE2,
+    "_xpu_C::fp8_gemm": _ONEDNN,
+    "_xpu_C::fp8_gemm_out": _ONEDNN,
+    "_xpu_C::fp8_gemm_w8a16": _ONEDNN,
+    "_xpu_C::fp8_bmm": _ONEDNN,
+    "_xpu_C::int4_gemm_w4a16": _ONEDNN,
+    "_xpu_C::int4_gemm_w4a8": _ONEDNN,
+    "_xpu_C::fp4_gemm": _ONEDNN,
+    "_xpu_C::fp4_gemm_w4a16": _ONEDNN,
+    "_xpu_C::cutlass_grouped_gemm_interface": _XE2,
+    "_xpu_C::gdn_attention": _XE2,
+    "_xpu_C::fp8_mqa_logits": _XE2,
+    "_xpu_C::fp8_paged_mqa_logits": _XE2,
+    "_xpu_C::mhc_pre": _COMPILER,
+    "_xpu_C::mhc_fused_post_pre": _COMPILER,
+    "_xpu_C::causal_conv1d_spec": _NOT_UNDERSTOOD,
+    "_xpu_C::causal_conv1d_non_spec": _NOT_UNDERSTOOD,
+    "_xpu_C::gated_delta_rule_spec": _XE2,
+    "_xpu_C::gated_delta_rule_non_spec": _XE2,
+    "_xpu_C::gated_delta_rule_spec_recoverssm": _XE2,
+    "_C::top_k_per_row_decode": _SUB_GROUPS,
+    "_C::top_k_per_row_prefill": _SUB_GROUPS,
+    "_C_cache_ops::getMemoryInfo": _LEVEL_ZERO,
+    "_C_cache_ops::swap_blocks_batch": _HOST_MEMORY,
+    "_C::xpu_host_register": _LEVEL_ZERO,
+    "_C::xpu_host_unregister": _LEVEL_ZERO,
+}
+
+# torch drops an op's registration together with the Library object that made it.
+_libraries: list[torch.library.Library] = []
+
+
+class Op(NamedTuple):
+    """How an op of the kernel package runs.
+
+    Attributes:
+        runs: `COMPILED`, `REFERENCE` or `MISSING`.
+        reason: Why it is not compiled code, else empty.
+
+    """
+
+    runs: str
+    reason: str = ""
+
+
+_ops: dict[str, Op] = {}
+
+
+def table() -> Mapping[str, Op]:
+    """Return ``namespace::name`` of each op -> how it runs; empty until installed."""
+    return types.MappingProxyType(_ops)
+
+
+def install(schemas: Mapping[str, str], compiled: bool, reason: str) -> None:
+    """Put the kernel package's ops in place for XPU tensors.
+
+    Args:
+        schemas: ``namespace::name`` of each op -> its schema.
+        compiled: Whether its libraries can run: they are then imported.
+        reason: Why not, where they cannot.
+
+    Raises:
+        VirtualXPUError: A library that should load does not.
+
+    """
+    names = kernels.library_names(kernels.package_dir())
+    if compiled:
+        reason = _import_libraries(names)
+        compiled = not reason
+    if not compiled:
+        _define(schemas, names)
+    functions = {**reference.implementations(), **host_ops.implementations()}
+    for name, declared in schemas.items():
+        if compiled and not _defined(name):
+            # A schema in the file that the library does not register.
+            continue
+        function = functions.get(name)
+        if function:
+            _register(name, declared, function)
+        why = NOT_ON_A_CPU.get(name, "") if compiled else reason
+        if not why and _has_kernel(name):
+            _ops[name] = Op(COMPILED)
+            continue
+        why = why or "the kernel package registers no kernel for an XPU"
+        _ops[name] = Op(REFERENCE if function else MISSING, why)
+        if not function:
+            _register(name, declared, _missing(name, why))
+        _use_reference(name)
+
+
+def substitute(name: str, function: Callable[..., Any], by: str) -> None:
+    """Have an op run another function from now on, on CPU tensors over its memory.
+
+    Args:
+        name: ``namespace::name`` of the op.
+        function: Takes the op's arguments by name.
+        by: Prefix of the namespace that the function's own op gets.
+
+    """
+    declared = kernels.op_schemas(kernels.package_dir())[name]
+    _register(name, declared, function, by)
+    torch.ops.virtual_xpu.use_reference(name, f"{by}{name}")
+
+
+def _import_libraries(names: list[str]) -> str:
+    """Import them and return "", or why they cannot be used."""
+    for name in names:
+        try:
+            importlib.import_module(f"vllm_xpu_kernels.{name}")
+        except (ImportError, OSError) as e:
+            if len(_loaded(names)):
+                raise VirtualXPUError(
+                    f"vllm_xpu_kernels.{name} does not load ({e}), while others of the "
+                    "package do: the installation is broken. Reinstall it, or set "
+                    f"{envs.VIRTUAL_OPS.name}=reference."
+                ) from e
+            return (
+                f"vllm-xpu-kernels {kernels.package_version()} does not load with "
+                f"torch {torch.__version__} ({str(e).splitlines()[0]})"
+            )
+    return ""
+
+
+def _loaded(names: list[str]) -> list[str]:
+    return [name for name in names if f"vllm_xpu_kernels.{name}" in sys.modules]
+
+
+def _define(schemas: Mapping[str, str], modules: list[str]) -> None:
+    """Define the ops by their schemas, as the libraries would."""
+    for name, schema in schemas.items():
+        library = torch.library.Library(name.split("::")[0], "FRAGMENT")
+        library.define(schema)
+        _libraries.append(library)
+    for module in modules:
+        placeholder = types.ModuleType(f"vllm_xpu_kernels.{module}")
+        placeholder.__doc__ = "Stands in for a compiled module on the virtual XPU."
+        sys.modules[placeholder.__name__] = placeholder
+
+
+def _defined(name: str) -> bool:
+    return bool(torch._C._dispatch_has_kernel(name)) or _schema(name) is not None
+
+
+def _schema(name: str) -> Any:
+    namespace, short_name = name.split("::")
+    packet = getattr(getattr(torch.ops, namespace), short_name, None)
+    return None if packet is None else packet.default._schema
+
+
+def _has_kernel(name: str) -> bool:
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return any(has(name, key) for key in ("XPU", "CPU", "CompositeImplicitAutograd"))
+
+
+def _register(
+    name: str, declared: str, function: Callable[..., Any], by: str = REFERENCE
+) -> None:
+    """Make `function` the op ``<by><namespace>::<name>``, on CPU tensors."""
+    namespace, short_name = name.split("::")
+    if name == "_vllm_fa2_C::varlen_fwd":
+        function = checked_attention(function)
+    library = torch.library.Library(f"{by}{namespace}", "FRAGMENT")
+    library.define(declared)
+    arguments = _schema(f"{by}{name}").arguments
+    call = _by_name(name, function, [a.name for a in arguments])
+    library.impl(short_name, call, "CompositeExplicitAutograd")
+    _libraries.append(library)
+
+
+def _use_reference(name: str) -> None:
+    """Have the op `name` run its reference, on CPU tensors over the same memory."""
+    namespace, short_name = name.split("::")
+    takes_tensors = any("Tensor" in str(a.type) for a in _schema(name).arguments)
+    on_host = torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
+    if takes_tensors and not on_host:
+        torch.ops.virtual_xpu.use_reference(name, f"reference{name}")
+        return
+    # Its tensors, if it has any, are the host's: addresses in them.
+    key = "CPU" if takes_tensors else "CompositeExplicitAutograd"
+    library = torch.library.Library(namespace, "IMPL")
+    call = getattr(getattr(torch.ops, f"reference{namespace}"), short_name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        library.impl(short_name, call, key, allow_override=True)
+    _libraries.append(library)
+
+
+def _by_name(
+    name: str, function: Callable[..., Any], names: list[str]
+) -> Callable[..., Any]:
+    """Return what torch calls: by position, without trailing defaults."""
+    parameters = inspect.signature(function).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = [] if takes_all else [n for n in names if n not in parameters]
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        kwargs.update(zip(names, args, strict=False))
+        for argument in unknown:
+            value = kwargs.pop(argument, None)
+            # None, False and 0 ask an op for nothing.
+            if isinstance(value, torch.Tensor) or value:
+                raise NotImplementedError(
+                    f"The virtual XPU does not implement {name} with "
+                    f"{argument}={value!r} (vllm-xpu-kernels "
+                    f"{kernels.package_version()})."
+                )
+        return function(**kwargs)
+
+    return call
+
+
+def _missing(name: str, why: str) -> Callable[..., Any]:
+    def raise_missing(**kwargs: Any) -> Any:
+        raise NotImplementedError(
+            f"The virtual XPU cannot run {name} (vllm-xpu-kernels "
+            f"{kernels.package_version()}): {why}, and it has no PyTorch version of it."
+        )
+
+    return raise_missing
