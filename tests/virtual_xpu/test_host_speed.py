@@ -12,14 +12,15 @@ from vllm_xpu_fp8_plugin.virtual_xpu import host_speed
 virtual_xpu.enable()
 
 
+@pytest.mark.parametrize("rows", [5, 40])
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_products_are_right_on_every_processor(
-    dtype: torch.dtype, native: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, native: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a weight that is not transposed, a bias that is lost, two roundings."""
     monkeypatch.setattr(host_speed, "_has_product", lambda dtype: native)
-    x, weight = torch.randn(2, 5, 64).to(dtype), torch.randn(48, 64).to(dtype)
+    x, weight = torch.randn(2, rows, 64).to(dtype), torch.randn(48, 64).to(dtype)
     bias = torch.randn(48).to(dtype)
     exact = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
     layer = torch.nn.Identity()

@@ -9,7 +9,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from vllm_xpu_fp8_plugin.reference.checks import FP8_DTYPES, require_pages
-from vllm_xpu_fp8_plugin.reference.fp8 import from_fp8
+from vllm_xpu_fp8_plugin.reference.fp8 import to_float
+from vllm_xpu_fp8_plugin.reference.paged_decode import (
+    attend_single_queries,
+    take_pages,
+)
 from vllm_xpu_fp8_plugin.reference.registry import op
 
 
@@ -103,15 +107,36 @@ def varlen_fwd(
     if block_table is None:
         starts_k = cu_seqlens_k.tolist()
         q, k, v = (
-            _to_float(t, s) for t, s in ((q, q_scale), (k, k_scale), (v, v_scale))
+            to_float(t, s) for t, s in ((q, q_scale), (k, k_scale), (v, v_scale))
         )
     else:
         assert seqused_k is not None
         lengths_k = seqused_k.tolist()
     left = window_size_left
     right = 0 if is_causal else window_size_right
+    single: list[int] = []
+    if block_table is not None and softmax_sink is None and not return_softmax:
+        single = [
+            i
+            for i, (start, end) in enumerate(itertools.pairwise(starts))
+            if end - start == 1 and lengths_k[i] > 0
+        ]
+        attend_single_queries(
+            q,
+            k,
+            v,
+            out,
+            [starts[i] for i in single],
+            single,
+            [lengths_k[i] for i in single],
+            block_table,
+            (q_scale, k_scale, v_scale),
+            softmax_scale,
+            left,
+        )
+    done = set(single)
     for i, (start, end) in enumerate(itertools.pairwise(starts)):
-        if start == end:
+        if start == end or i in done:
             continue
         if block_table is None:
             keys, values = (t[starts_k[i] : starts_k[i + 1]] for t in (k, v))
@@ -120,10 +145,10 @@ def varlen_fwd(
             pages = block_table[i, : -(-lengths_k[i] // k.shape[1])]
             require_pages("varlen_fwd", pages, len(k))
             keys, values = (
-                _to_float(_take_pages(t, pages)[: lengths_k[i]], s)
+                to_float(take_pages(t, pages)[: lengths_k[i]], s)
                 for t, s in ((k, k_scale), (v, v_scale))
             )
-            queries = _to_float(q[start:end], q_scale)
+            queries = to_float(q[start:end], q_scale)
         result, result_lse = _attend(
             queries.transpose(0, 1),
             keys.transpose(0, 1),
@@ -184,19 +209,6 @@ def _check(
     ):
         if not ok:
             raise RuntimeError(f"varlen_fwd: {message}")
-
-
-def _to_float(tensor: Tensor, scale: Tensor | None) -> Tensor:
-    """Return float32 values; a scale belongs to an FP8 tensor only."""
-    if tensor.dtype not in FP8_DTYPES:
-        return tensor.float()
-    return from_fp8(tensor, scale)
-
-
-def _take_pages(cache: Tensor, pages: Tensor) -> Tensor:
-    """Return the pages' tokens, [len(pages) * block_size, num_kv_heads, head_size]."""
-    as_bytes = cache.view(torch.uint8) if cache.dtype in FP8_DTYPES else cache
-    return as_bytes.index_select(0, pages).view(cache.dtype).flatten(0, 1)
 
 
 def _attend(

@@ -34,8 +34,11 @@ def require_pages(op: str, pages: Tensor, num_pages: int) -> None:
         RuntimeError: A page is below 0 or beyond the last one.
 
     """
-    wrong = pages[(pages < 0) | (pages >= num_pages)]
-    if len(wrong):
+    if not len(pages):
+        return
+    lowest, highest = pages.aminmax()
+    if lowest < 0 or highest >= num_pages:
+        wrong = pages[(pages < 0) | (pages >= num_pages)]
         raise RuntimeError(
             f"{op}: block_table names page {int(wrong[0])}, there are {num_pages}"
         )

@@ -10,6 +10,8 @@ import functools
 import torch
 from torch import Tensor
 
+from vllm_xpu_fp8_plugin.reference.checks import FP8_DTYPES
+
 
 def to_fp8(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Round float32 `values` to FP8, to nearest even, saturating.
@@ -29,6 +31,13 @@ def from_fp8(tensor: Tensor, scale: Tensor | None = None) -> Tensor:
     # Several times as fast as converting each element.
     index = tensor.view(torch.uint8).flatten().int()
     return table.index_select(0, index).view(tensor.shape)
+
+
+def to_float(tensor: Tensor, scale: Tensor | None) -> Tensor:
+    """Return float32 values; a scale belongs to an FP8 tensor only."""
+    if tensor.dtype not in FP8_DTYPES:
+        return tensor.float()
+    return from_fp8(tensor, scale)
 
 
 @functools.cache

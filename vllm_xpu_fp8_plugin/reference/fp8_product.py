@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The product behind each FP8 matrix op."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from vllm_xpu_fp8_plugin.reference.checks import FP8_DTYPES, as_rows, require
 from vllm_xpu_fp8_plugin.reference.fp8 import from_fp8
-from vllm_xpu_fp8_plugin.reference.weights import dequantized
+from vllm_xpu_fp8_plugin.reference.weights import linear
 
 # Rows of a matrix product that are computed at once.
 _ROWS = 1024
@@ -14,8 +16,15 @@ _ROWS = 1024
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
-def scaled_weight(name: str, b: Tensor, scale: Tensor | None, blocks: bool) -> Tensor:
-    """Return ``(b * scale).T`` in float32, converted once.
+class Weight(NamedTuple):
+    """An FP8 weight [K, N], of any strides, and its scales as `weights` takes them."""
+
+    b: Tensor
+    scale: Tensor | None
+
+
+def scaled_weight(name: str, b: Tensor, scale: Tensor | None, blocks: bool) -> Weight:
+    """Return the weight ``b * scale``.
 
     Args:
         name: Of the op, for messages.
@@ -24,16 +33,13 @@ def scaled_weight(name: str, b: Tensor, scale: Tensor | None, blocks: bool) -> T
             block]; None for 1.
         blocks: How `scale` is to be read.
 
-    Returns:
-        [N, K]
-
     Raises:
         RuntimeError: `scale` does not fit.
 
     """
     require(b.dim() == 2, "{}: B must be 2D, got shape {}", name, list(b.shape))
     if scale is None:
-        return dequantized(b, None)
+        return Weight(b, None)
     require(scale.is_contiguous(), "{}: B_scale_ must be contiguous", name)
     k, n = b.shape
     if not blocks:
@@ -47,7 +53,7 @@ def scaled_weight(name: str, b: Tensor, scale: Tensor | None, blocks: bool) -> T
             scale.shape,
             b.shape,
         )
-        return dequantized(b, scale if scale.dim() == 1 else scale.view(-1))
+        return Weight(b, scale if scale.dim() == 1 else scale.view(-1))
     require(
         scale.dim() == 2 and k % scale.shape[0] == 0 and n % scale.shape[1] == 0,
         "{}: weight block scale dims must divide [K, N], got K={}, N={}, scale "
@@ -57,25 +63,25 @@ def scaled_weight(name: str, b: Tensor, scale: Tensor | None, blocks: bool) -> T
         n,
         scale.shape,
     )
-    return dequantized(b, scale)
+    return Weight(b, scale)
 
 
 def product(
     name: str,
     a: Tensor,
     a_scale: Tensor | None,
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor | None,
     dtype: torch.dtype,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Return ``(a * a_scale) @ weight.T + bias``, computed in float32.
+    """Return ``(a * a_scale) @ weight + bias``, computed in float32.
 
     Args:
         name: Of the op, for messages.
         a: [M, K] or [b, m, K] with M = b * m.
         a_scale: One value, M values, or [M, groups], for FP8 `a`; None for 1.
-        weight: [N, K]
+        weight: [K, N]
         bias: One value, [N], [M, N], [M, 1], or empty or None.
         dtype: fp16 or bf16.
         out: Where to write the result, None to allocate it.
@@ -88,7 +94,7 @@ def product(
 
     """
     require(a.dim() in (2, 3), "{}: A must be 2D or 3D, got {}D", name, a.dim())
-    n, k = weight.shape
+    k, n = weight.b.shape
     require(
         a.shape[-1] == k, "{}: A has {} columns and B {} rows", name, a.shape[-1], k
     )
@@ -112,10 +118,10 @@ def product(
         if a_scale is not None and a_scale.numel() > 1:
             scale = a_scale[part]
         values = _dequantized_rows(rows[part], scale)
-        if bias is None or bias.dim() < 2:
-            result[part] = torch.nn.functional.linear(values, weight, bias)
-        else:
-            result[part] = torch.nn.functional.linear(values, weight).add_(bias[part])
+        sums = linear(values, *weight)
+        if bias is not None:
+            sums.add_(bias if bias.dim() < 2 else bias[part])
+        result[part] = sums
     return out
 
 

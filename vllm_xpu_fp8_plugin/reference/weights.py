@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cache of FP8 weights in float32, so that each is converted once."""
+"""Products with FP8 and half weights, each converted once where rows are many."""
 
+import functools
 from collections import OrderedDict
 from typing import NamedTuple
 
 import psutil
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -26,12 +28,46 @@ class _Entry(NamedTuple):
 
 _cache: OrderedDict[_Key, _Entry] = OrderedDict()
 
+# Up to so many rows it is faster to read a weight as it is.
+_FEW_ROWS = 32
+
+
+def linear(rows: Tensor, b: Tensor, scale: Tensor | None) -> Tensor:
+    """Return ``rows @ (b * scale)`` in float32.
+
+    Args:
+        rows: [M, K], float32.
+        b: Weight as `dequantized` takes it.
+        scale: Likewise.
+
+    Returns:
+        [M, N]
+
+    Raises:
+        RuntimeError: `scale` does not fit `b`.
+
+    """
+    in_blocks = scale is not None and scale.dim() == 2
+    few = rows.shape[0] <= _FEW_ROWS and rows.shape[1] % 16 == 0 and not in_blocks
+    if few and _has_few_rows() and b.t().is_contiguous():
+        if scale is not None:
+            scale = scale.float().contiguous()
+        result: Tensor = torch.ops.virtual_xpu.few_rows(rows.contiguous(), b.t(), scale)
+        return result
+    return torch.nn.functional.linear(rows, dequantized(b, scale))
+
+
+@functools.cache
+def _has_few_rows() -> bool:
+    """Return whether the virtual XPU's library, which has the product, is loaded."""
+    return hasattr(torch.ops.virtual_xpu, "few_rows")
+
 
 def dequantized(b: Tensor, scale: Tensor | None) -> Tensor:
     """Return ``(b * scale).T`` in float32, as `torch.nn.functional.linear` takes it.
 
     Args:
-        b: FP8 weight, [K, N], of any strides.
+        b: Weight, FP8, fp16 or bf16, [K, N], of any strides.
         scale: One value, [N] values, one a block [K / block_k, N / block_n], or None
             for 1.
 

@@ -8,6 +8,7 @@ torch for the CPU has not, and bring torch's XPU device (``csrc``).
 import fcntl
 import hashlib
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -20,10 +21,18 @@ from pathlib import Path
 
 from vllm_xpu_fp8_plugin import envs
 from vllm_xpu_fp8_plugin.virtual_xpu.errors import VirtualXPUError
-from vllm_xpu_fp8_plugin.virtual_xpu.intel import IntelRuntime
+from vllm_xpu_fp8_plugin.virtual_xpu.intel import IntelRuntime, processor
 
 _SOURCES = Path(__file__).parent / "csrc"
-_DEVICE = ("memory", "device", "generator", "alias", "fallback")
+_DEVICE = (
+    "memory",
+    "device",
+    "generator",
+    "alias",
+    "fallback",
+    "few_rows",
+    "few_rows_kernel",
+)
 _SYCL = ("sycl_runtime", "images", "spirv")
 _FLAGS = (
     "-std=c++20",
@@ -33,6 +42,14 @@ _FLAGS = (
     # Headers of torch and SYCL warn.
     "-w",
 )
+_WIDE_VECTORS = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
+_MORE_FLAGS = {
+    "sycl_runtime": ("-DC10_XPU_BUILD_MAIN_LIB",),
+    # torch's threads; torch has loaded the library that these take.
+    "few_rows": ("-fopenmp",),
+    # The cache folder is one of this processor.
+    "few_rows_kernel": ("-O3", "-march=native", *_WIDE_VECTORS),
+}
 
 
 def libraries(intel: IntelRuntime | None) -> Path:
@@ -92,7 +109,7 @@ def _compiler() -> list[str]:
         f"CXX={named} is not a command" if named else "No C++ compiler is installed"
     )
     raise VirtualXPUError(
-        f"{wanted}. The virtual XPU compiles 9 small files once. Install one (on "
+        f"{wanted}. The virtual XPU compiles 11 small files once. Install one (on "
         "Debian and Ubuntu: apt-get install g++), or set CXX to one."
     )
 
@@ -107,10 +124,12 @@ def _key(compiler: list[str], intel: IntelRuntime | None) -> str:
         torch.__version__,
         str(Path(torch.__file__).parent),
         torch.version.git_version,
+        processor(),
         intel.version if intel else "no SYCL",
         str(intel.include) if intel else "",
         *compiler,
         *_FLAGS,
+        str(_MORE_FLAGS),
     )
     digest.update("\0".join(parts).encode())
     return digest.hexdigest()[:16]
@@ -149,7 +168,7 @@ def _compile_into(
             sources.append("torch_xpu")
 
         def compile_one(source: str) -> None:
-            more = ["-DC10_XPU_BUILD_MAIN_LIB"] if source == "sycl_runtime" else []
+            more = _MORE_FLAGS.get(source, ())
             path = str(_SOURCES / f"{source}.cpp")
             _run([*compiler, *flags, *more, "-c", path, "-o", f"{work / source}.o"])
 

@@ -6,7 +6,7 @@ import os
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.weights import dequantized
+from vllm_xpu_fp8_plugin.reference.weights import linear
 
 # Tells vLLM's own setting of OMP_NUM_THREADS from a user's.
 _SET_BY_VLLM = "VLLM_OMP_NUM_THREADS_SET_BY_VLLM"
@@ -49,12 +49,11 @@ def unquantized_gemm(
     if x.dtype == torch.float32 or _has_product(x.dtype):
         return torch.nn.functional.linear(x, weight, bias)
     host = torch.ops.virtual_xpu.host
-    product = torch.nn.functional.linear(
-        host(x).float(),
-        dequantized(host(weight).t(), None),
-        None if bias is None else host(bias).float(),
-    )
-    return product.to(x.dtype).to(x.device)
+    product = linear(host(x).float().flatten(0, -2), host(weight).t(), None)
+    if bias is not None:
+        product.add_(host(bias).float())
+    result = product.view(*x.shape[:-1], -1).to(x.dtype)
+    return result.to(x.device)
 
 
 def _has_product(dtype: torch.dtype) -> bool:

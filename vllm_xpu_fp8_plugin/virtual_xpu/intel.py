@@ -54,7 +54,7 @@ class IntelRuntime:
             # Level Zero would be asked for a GPU first.
             "ONEAPI_DEVICE_SELECTOR": "opencl:cpu",
             "SYCL_CACHE_PERSISTENT": "1",
-            "SYCL_CACHE_DIR": str(cache / _processor()),
+            "SYCL_CACHE_DIR": str(cache / processor()),
         }
         os.environ.update({k: v for k, v in settings.items() if k not in os.environ})
         for names in _LIBRARIES.values():
@@ -63,7 +63,7 @@ class IntelRuntime:
                 ctypes.CDLL(str(self.library(name)), mode)
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return a name for this kind of processor.
 
     Kernels are compiled for its instructions, and the runtime does not compile anew
