@@ -316,3 +316,34 @@ def test_a_kernel_that_is_not_compiled_falls_back(
     assert (out.double() - expected).abs().max() < 1e-2
     fell_back = "not compiled" in capsys.readouterr().err
     assert fell_back == (held is None)
+
+
+def test_what_a_page_holds_beyond_its_sequence_is_not_read() -> None:
+    """Catches NaN of unwritten memory in a batch of sequences of unlike lengths."""
+    lengths = torch.tensor([3, 7], dtype=torch.int32)
+    cache = torch.randn(2, 2, 16, 1, 8).half()
+    for page, length in enumerate(lengths):
+        cache[:, page, length:] = math.nan
+    query = torch.randn(2, 1, 8).half()
+    result = flash_attn_varlen_func(
+        query,
+        *cache,
+        max_seqlen_q=1,
+        cu_seqlens_q=starts([1, 1]),
+        max_seqlen_k=7,
+        seqused_k=lengths,
+        causal=True,
+        block_table=torch.tensor([[0], [1]], dtype=torch.int32),
+    )
+    parts = [
+        oracle.attention(
+            query[i : i + 1],
+            *cache[:, i, : lengths[i]].double(),
+            8**-0.5,
+            True,
+            (-1, -1),
+            None,
+        )[0]
+        for i in range(2)
+    ]
+    assert close(result, torch.cat(parts))
