@@ -2,10 +2,12 @@
 """One arm of ``throughput.py`` in a process of its own: ``arm.py ENGINE MODEL INPUTS``.
 
 ENGINE is ``transformers`` or the arguments of ``vllm.LLM`` as JSON; INPUTS is a JSON
-file: texts to embed, or prompts of token ids to continue by NEW_TOKENS. For each line
-on stdin the arm does the work once and prints the seconds it took.
+file: texts to embed, or prompts of token ids to continue by NEW_TOKENS. When ready it
+prints the seconds until the engine was there. For each line on stdin it then does the
+work once and prints the seconds it took.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -72,12 +74,16 @@ def main() -> None:
     os.dup2(2, 1)
     with open(path) as file:
         inputs = json.load(file)
+    # The libraries are not the engine's.
+    importlib.import_module("transformers" if engine == "transformers" else "vllm")
+    start = time.perf_counter()
     if engine == "transformers":
         work: Callable[[], Any] = transformers_arm(model, inputs)
     else:
         work = vllm_arm(model, inputs, json.loads(engine))
+    startup = time.perf_counter() - start
     work()
-    print("ready", file=answers)
+    print(startup, file=answers)
     for _ in sys.stdin:
         start = time.perf_counter()
         work()

@@ -37,7 +37,13 @@ class Arm:
     """A process that does the work when asked to."""
 
     def __init__(
-        self, python: str, engine: str, model: str, inputs: Path, threads: int
+        self,
+        python: str,
+        engine: str,
+        model: str,
+        inputs: Path,
+        threads: int,
+        **variables: str,
     ) -> None:
         env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM")}
         env |= {
@@ -46,6 +52,7 @@ class Arm:
             "VLLM_LOGGING_LEVEL": "ERROR",
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "OMP_NUM_THREADS": str(threads),
+            **variables,
         }
         self.process = subprocess.Popen(
             [python, str(HERE / "arm.py"), engine, model, str(inputs)],
@@ -54,14 +61,14 @@ class Arm:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._answer()
+        self.startup_s = self._answer()
 
     def seconds(self) -> float:
         """Do the work once."""
         assert self.process.stdin
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        return float(self._answer())
+        return self._answer()
 
     def close(self) -> None:
         """End the process."""
@@ -69,11 +76,11 @@ class Arm:
         self.process.stdin.close()
         self.process.wait(60)
 
-    def _answer(self) -> str:
+    def _answer(self) -> float:
         assert self.process.stdout
         if not (line := self.process.stdout.readline()):
             raise RuntimeError(f"an arm has ended: {self.process.args}")
-        return line
+        return float(line)
 
 
 def texts(count: int) -> list[str]:
@@ -87,6 +94,14 @@ def texts(count: int) -> list[str]:
     return [
         " ".join(passages[(i * 7 + j * 5) % len(passages)] for j in range(1 + i % 8))
         for i in range(count)
+    ]
+
+
+def prompts() -> list[list[int]]:
+    """Return token ids for the decoder."""
+    return [
+        [(i * 7919 + j * 104729) % 49152 for j in range(PROMPT_TOKENS)]
+        for i in range(PROMPTS)
     ]
 
 
@@ -174,15 +189,11 @@ def main() -> None:
         }
         result["encoder"] = measure("encoder", model, inputs, args.texts, args)
     if args.only != "encoder":
-        prompts = [
-            [(i * 7919 + j * 104729) % 49152 for j in range(PROMPT_TOKENS)]
-            for i in range(PROMPTS)
-        ]
         with tempfile.TemporaryDirectory() as folder:
             model = decoder(Path(folder))
             work = PROMPTS * NEW_TOKENS
             result["decoder"] = measure(
-                "decoder", model, {"given": prompts}, work, args
+                "decoder", model, {"given": prompts()}, work, args
             )
     if args.json:
         print(json.dumps(result))

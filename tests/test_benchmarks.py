@@ -44,11 +44,25 @@ def test_off_costs_less_than_a_millisecond() -> None:
     assert result["ratio"] < 1.1
 
 
-def test_emulated_fp8_keeps_up_with_transformers() -> None:
+def test_a_call_costs_microseconds_more_on_the_virtual_gpu() -> None:
+    """Catches work that creeps into every op: a copy, a lookup, a wait."""
+    calls = benchmark("virtual_gpu", "--only", "calls")["calls"]
+    assert calls["aten_overhead_us"] <= 3
+    assert calls["op_submitted_us"] <= 15
+
+
+def test_compiled_kernels_keep_up_with_pytorch() -> None:
+    """Catches a default that makes an engine slower than it needs to be."""
+    arguments = ("--only", "encoder", "--texts", "64", "--rounds", "2")
+    encoder = benchmark("virtual_gpu", *arguments)["encoder"]
+    assert encoder["time_ratio"] <= 1.3
+
+
+def test_fp8_keeps_up_with_transformers() -> None:
     """Catches a virtual XPU too slow to be of use."""
     result = benchmark("throughput", "--texts", "192", "--rounds", "2")
     for kind in ("encoder", "decoder"):
         assert {"emulated_fp8", "transformers_fp32"} <= set(result[kind])
-    # Measured: 1.80 and 0.64; less where something else takes the processor's caches.
+    # Measured: 1.80 and 0.80; less where something else takes the processor's caches.
     assert result["encoder"]["ratio_to_transformers_fp32"] >= 1.2
-    assert result["decoder"]["ratio_to_transformers_fp32"] >= 0.5
+    assert result["decoder"]["ratio_to_transformers_fp32"] >= 0.6

@@ -117,6 +117,28 @@ print(virtual_xpu.description(), out.sum().item())
 
 
 @pytest.mark.slow
+def test_in_pytorch_an_op_of_host_tensors_takes_them() -> None:
+    """Catches an op of pinned memory that is there for XPU tensors only."""
+    code = """
+from vllm_xpu_fp8_plugin import virtual_xpu
+virtual_xpu.enable()
+import torch, vllm_xpu_kernels._C
+view = torch.ops._C.get_xpu_view_from_cpu_tensor
+for pinned in (torch.ones(3).pin_memory(), torch.ones(6)[::2], torch.ones(0)):
+    got = view(pinned)
+    assert got.device == torch.device("xpu", 0) and got.shape == pinned.shape, got
+    assert got.eq(1).all()
+pinned = torch.ones(3).pin_memory()
+got = view(pinned)
+pinned[1] = 5
+assert got.tolist() == [1, 5, 1]
+address = torch.tensor(pinned.data_ptr())
+assert torch.ops._C.xpu_host_register(address, 12)
+print("THERE")
+"""
+    assert "THERE" in run(code, VLLM_XPU_FP8_VIRTUAL_OPS="reference")
+
+
 def test_eight_processes_make_the_libraries_once(tmp_path: Path) -> None:
     """Catches processes that load what another is still writing."""
     environ = {

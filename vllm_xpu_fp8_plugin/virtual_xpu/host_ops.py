@@ -17,6 +17,20 @@ def get_memory_info(device_index: int) -> tuple[int, int]:
     return free, total
 
 
+def get_xpu_view_from_cpu_tensor(cpu_tensor: Tensor) -> Tensor:
+    """Return an XPU tensor over pinned memory, or over a pinned copy of other.
+
+    As csrc/xpu_view.cpp has it.
+    """
+    device = torch.xpu.current_device()
+    if not cpu_tensor.numel():
+        return torch.empty_like(cpu_tensor, device=f"xpu:{device}")
+    if not cpu_tensor.is_pinned():
+        cpu_tensor = cpu_tensor.contiguous().pin_memory()
+    view: Tensor = torch.ops.virtual_xpu.device(cpu_tensor, device)
+    return view
+
+
 def xpu_host_register(ptr: int | Tensor, n_bytes: int) -> bool:
     """Make host memory known to the device, which reaches all of it anyway.
 
@@ -53,6 +67,7 @@ def implementations() -> Mapping[str, Callable[..., Any]]:
     return {
         "_C_cache_ops::getMemoryInfo": get_memory_info,
         "_C_cache_ops::swap_blocks_batch": swap_blocks_batch,
+        "_C::get_xpu_view_from_cpu_tensor": get_xpu_view_from_cpu_tensor,
         "_C::xpu_host_register": xpu_host_register,
         "_C::xpu_host_unregister": xpu_host_unregister,
     }

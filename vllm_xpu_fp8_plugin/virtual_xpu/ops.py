@@ -60,6 +60,14 @@ NOT_ON_A_CPU: dict[str, str] = {
     "_C::xpu_host_unregister": _LEVEL_ZERO,
 }
 
+# Their tensors are the host's.
+_ON_HOST = (
+    "_C::get_xpu_view_from_cpu_tensor",
+    "_C::xpu_host_register",
+    "_C::xpu_host_unregister",
+    "_C_cache_ops::swap_blocks_batch",
+)
+
 # torch drops an op's registration together with the Library object that made it.
 _libraries: list[torch.library.Library] = []
 
@@ -205,11 +213,9 @@ def _use_reference(name: str) -> None:
     """Have the op `name` run its reference, on CPU tensors over the same memory."""
     namespace, short_name = name.split("::")
     takes_tensors = any("Tensor" in str(a.type) for a in _schema(name).arguments)
-    on_host = torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
-    if takes_tensors and not on_host:
+    if takes_tensors and name not in _ON_HOST:
         torch.ops.virtual_xpu.use_reference(name, f"reference{name}")
         return
-    # Its tensors, if it has any, are the host's: addresses in them.
     key = "CPU" if takes_tensors else "CompositeExplicitAutograd"
     library = torch.library.Library(namespace, "IMPL")
     call = getattr(getattr(torch.ops, f"reference{namespace}"), short_name)
