@@ -139,6 +139,20 @@ print("THERE")
     assert "THERE" in run(code, VLLM_XPU_FP8_VIRTUAL_OPS="reference")
 
 
+def test_a_kernel_package_for_another_torch_runs_in_pytorch_and_says_so() -> None:
+    """Catches ops that are in PyTorch, or missing, without a word of why."""
+    code = (
+        """
+from vllm_xpu_fp8_plugin.virtual_xpu import ops
+ops._import_libraries = lambda names: "undefined symbol: _ZN3c10"
+"""
+        + ENABLE
+    )
+    out = run(code)
+    assert " 0 run as compiled code" in out
+    assert "(undefined symbol: _ZN3c10)" in out
+
+
 def test_eight_processes_make_the_libraries_once(tmp_path: Path) -> None:
     """Catches processes that load what another is still writing."""
     environ = {

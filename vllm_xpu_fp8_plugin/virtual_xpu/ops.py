@@ -93,13 +93,16 @@ def table() -> Mapping[str, Op]:
     return types.MappingProxyType(_ops)
 
 
-def install(schemas: Mapping[str, str], compiled: bool, reason: str) -> None:
+def install(schemas: Mapping[str, str], compiled: bool, reason: str) -> str:
     """Put the kernel package's ops in place for XPU tensors.
 
     Args:
         schemas: ``namespace::name`` of each op -> its schema.
         compiled: Whether its libraries can run: they are then imported.
         reason: Why not, where they cannot.
+
+    Returns:
+        Why no library runs, or "".
 
     Raises:
         VirtualXPUError: A library that should load does not.
@@ -128,6 +131,7 @@ def install(schemas: Mapping[str, str], compiled: bool, reason: str) -> None:
         if not function:
             _register(name, declared, _missing(name, why))
         _use_reference(name)
+    return reason
 
 
 def substitute(name: str, function: Callable[..., Any], by: str) -> None:

@@ -54,7 +54,7 @@ def enable() -> None:
     # The kernel package's Python imports Triton, which settles then what it is.
     triton.use_interpreter()
     # What can fail comes first, so that a device is there whole or not at all.
-    ops.install(schemas, runtime is not None, reason)
+    reason = ops.install(schemas, runtime is not None, reason)
     version = runtime.version.replace(".", "") if runtime else "0"
     torch_xpu.install(device, torch_xpu.properties(profile, memory), version)
     _enabled.append(_describe(reason))
@@ -91,6 +91,7 @@ def _load(
             "vllm-xpu-fp8-plugin[emulation]."
         ) from e
     device.virtual_xpu_configure(devices, ctypes.c_size_t(memory))
+    device.virtual_xpu_instead_of_cuda()
     if not device.virtual_xpu_hooked():
         raise VirtualXPUError(
             "torch has settled in this process that there is no XPU. Call "

@@ -4,6 +4,7 @@
 #include "device.h"
 
 #include <ATen/core/CachingHostAllocator.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/detail/XPUHooksInterface.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
@@ -263,5 +264,12 @@ VIRTUAL_XPU_API int virtual_xpu_hooked() {
   if (!taken.hasXPU())
     new (const_cast<at::XPUHooksInterface*>(&taken)) virtual_xpu::Hooks;
   return std::launder(&taken)->hasXPU() ? 1 : 0;
+}
+// Has a torch that is built for CUDA, as PyPI's is, say that it is not: it refuses to
+// have two kinds of accelerator. Its hooks have no members either.
+VIRTUAL_XPU_API void virtual_xpu_instead_of_cuda() {
+  auto& cuda = at::detail::getCUDAHooks();
+  if (cuda.isBuilt())
+    new (const_cast<at::CUDAHooksInterface*>(&cuda)) at::CUDAHooksInterface;
 }
 }
