@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from vllm_xpu_fp8_plugin import __version__
 from vllm_xpu_fp8_plugin.terminal import never_fail_to_encode, printable
 
-_COMMANDS: tuple[str, ...] = ("doctor", "run", "verify")
+_COMMANDS: tuple[str, ...] = ("check", "doctor", "run", "verify")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

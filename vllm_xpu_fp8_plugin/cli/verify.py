@@ -79,7 +79,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
 def run(args: argparse.Namespace) -> int:
     """Run both arms, print and write the report, and return the exit status."""
     try:
-        with _terminated_as_interrupted():
+        with terminated_as_interrupted():
             return _run(args)
     except BrokenPipeError:
         raise
@@ -109,7 +109,7 @@ def _run(args: argparse.Namespace) -> int:
     paths = [options.output / name for name in ("report.json", "report.png")]
     for path in paths:
         path.unlink(missing_ok=True)
-    with _progress() as on_progress:
+    with progress("verify") as on_progress:
         reference, candidate, reused = workflow.both_arms(options, on_progress)
     made = {
         **judge(reference, candidate, options.limits),
@@ -171,8 +171,8 @@ def _options(args: argparse.Namespace) -> workflow.Options:
             skipped = printable(message)
             print(f"vllm-xpu-fp8 verify: skipped {skipped}", file=sys.stderr)
     return workflow.Options(
-        model=_model(args.model),
-        reference_model=args.reference_model and _model(args.reference_model),
+        model=model_name(args.model),
+        reference_model=args.reference_model and model_name(args.reference_model),
         against=args.against,
         flags=flags,
         data=data,
@@ -184,7 +184,7 @@ def _options(args: argparse.Namespace) -> workflow.Options:
     )
 
 
-def _model(name: str) -> str:
+def model_name(name: str) -> str:
     """Return the name with a folder's path made absolute."""
     path = Path(name).expanduser()
     if path.is_dir():
@@ -205,7 +205,7 @@ def _positive(text: str) -> int:
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
+def terminated_as_interrupted() -> Iterator[None]:
     """Treat SIGTERM, by which a CI stops a job, like Ctrl-C."""
 
     def interrupt(number: int, frame: object) -> None:
@@ -219,24 +219,24 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
+def progress(command: str) -> Iterator[Callable[[str, int, int], None]]:
     """Yield what draws a bar on a terminal, or says each stage on a line."""
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        bar, last, last_total = progress.add_task("", total=None), "", 0
+    ) as shown:
+        bar, last, last_total = shown.add_task("", total=None), "", 0
 
         def on_progress(stage: str, done: int, total: int) -> None:
             nonlocal bar, last, last_total
             if stage != last and not console.is_terminal:
-                print(f"verify: {stage}", file=sys.stderr, flush=True)
+                print(f"{command}: {stage}", file=sys.stderr, flush=True)
             if total != last_total:
                 # The other arm's; a bar cannot go back to a total that is not known.
-                progress.remove_task(bar)
-                bar = progress.add_task("", total=total or None)
+                shown.remove_task(bar)
+                bar = shown.add_task("", total=total or None)
             last, last_total = stage, total
-            progress.update(bar, description=stage, completed=done)
+            shown.update(bar, description=stage, completed=done)
 
         yield on_progress

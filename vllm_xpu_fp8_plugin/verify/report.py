@@ -144,7 +144,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
         ImportError: matplotlib is not installed.
 
     """
-    with _in_root():
+    with in_root():
         import matplotlib
 
         matplotlib.use("agg")
@@ -193,7 +193,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _in_root() -> Iterator[None]:
+def in_root() -> Iterator[None]:
     """Go to another folder: matplotlib obeys the matplotlibrc of the current one."""
     try:
         before = os.getcwd()

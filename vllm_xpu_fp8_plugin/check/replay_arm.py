@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replays calls, in a process of its own that a kernel may end; for `arm.run`.
+
+Each result is a line of a file, written as it comes: what a crash leaves is known.
+"""
+
+import faulthandler
+import fnmatch
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vllm_xpu_fp8_plugin.check import device, making, repro, save
+from vllm_xpu_fp8_plugin.check.call import Call
+from vllm_xpu_fp8_plugin.check.registry import NOT_COMPUTATIONS, specs
+from vllm_xpu_fp8_plugin.check.replay import complete, replay
+from vllm_xpu_fp8_plugin.verify import child
+from vllm_xpu_fp8_plugin.verify.child import CannotRunError, Progress, Result
+
+# The first call of a kernel may compile it.
+_SECONDS_A_CALL = 300
+
+
+def measure(request: Result, progress: Progress) -> Result:
+    """Replay what the request names and return what the calls ran on."""
+    try:
+        target = device.ready(request["device"])
+    except ValueError as e:
+        raise CannotRunError(str(e)) from e
+    # Two processors' worth of threads gain nothing at these sizes.
+    torch.set_num_threads(1)
+    names = [n for n in device.installed() if fnmatch.fnmatch(n, request["ops"])]
+    if not names:
+        raise CannotRunError(
+            f"--ops {request['ops']}: no op of vllm-xpu-kernels matches. Its names are "
+            "like _C::rms_norm; give a pattern such as '*norm*'."
+        )
+    calls = list(_calls(request, names))
+    progress.total = len(calls)
+    progress.stage("replaying")
+    progress.advance(request["start"])
+    with Path(request["lines"]).open("a") as lines:
+        for number, call in enumerate(calls):
+            if number >= request["start"]:
+                _replayed(number, call, target, request, lines)
+                progress.advance()
+    unknown = [n for n in names if n not in specs() and n not in NOT_COMPUTATIONS]
+    return {
+        **device.described(target),
+        "runs_as": device.runs_as(),
+        "ops": names,
+        "not_checked": unknown,
+        "calls": len(calls),
+    }
+
+
+def _calls(request: Result, names: list[str]) -> Iterator[Call]:
+    if request["recorded"]:
+        for path in sorted(Path(request["recorded"]).glob("*.safetensors")):
+            call = save.read(path)
+            if call.op in names and call.op in specs():
+                yield call
+        return
+    for name, spec in specs().items():
+        if name not in names:
+            continue
+        making.seed(0)
+        for arguments in spec.cases():
+            made = complete(Call(name, arguments, frozenset(spec.host)))
+            if made is not None:
+                yield made
+
+
+def _replayed(
+    number: int, call: Call, target: torch.device, request: Result, lines: Any
+) -> None:
+    """Write a line before the call, and one after it."""
+    about = {
+        "number": number,
+        "op": call.op,
+        "call": call.described(),
+        "types": sorted({str(t.dtype).split(".")[1] for t in call.tensors().values()}),
+        "layers": list(call.layers),
+        "count": call.count,
+    }
+    print(json.dumps({**about, "begun": True}), file=lines, flush=True)
+    faulthandler.dump_traceback_later(_SECONDS_A_CALL, exit=True)
+    making.seed(number + 1)
+    spec, verdicts, saved = specs()[call.op], [], False
+    try:
+        for changed, verdict in replay(call, spec, target):
+            verdicts.append(asdict(verdict))
+            if verdict.faults and not saved and request["repros"]:
+                saved = repro.save(changed, spec, verdict, Path(request["repros"]))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    print(json.dumps({**about, "verdicts": verdicts}), file=lines, flush=True)
+
+
+if __name__ == "__main__":
+    child.main(measure)
