@@ -76,6 +76,16 @@ def is_tensors(value: Any) -> bool:
     )
 
 
+def once(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor that has each place in memory once.
+
+    An expanded tensor, such as the scale that vLLM passes for every head, has one
+    place for many elements.
+    """
+    first = [slice(0, 1) if s == 0 else slice(None) for s in tensor.stride()]
+    return tensor[tuple(first)]
+
+
 def short(dtype: torch.dtype) -> str:
     """Return a short name of a type."""
     name = str(dtype).removeprefix("torch.")

@@ -102,6 +102,14 @@ def variants(call: Call, spec: Spec) -> Iterator[tuple[str, Call]]:
         yield variant, call.with_arguments(**changed)
 
 
+def with_row(values: Tensor, sign: int, tensor: Tensor, row: int) -> Tensor:
+    """Return `values` times `sign`, with a row of `tensor`, in its strides."""
+    result = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+    result.copy_((values.float() * sign).to(values.dtype))
+    result[row] = tensor[row]
+    return result
+
+
 def varied(tensor: Tensor, variant: str, largest: float) -> Tensor:
     """Return a tensor of the same form with other values.
 

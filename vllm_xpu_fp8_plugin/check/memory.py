@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.check.call import Call, is_tensors
+from vllm_xpu_fp8_plugin.check import layout
+from vllm_xpu_fp8_plugin.check.call import Call, is_tensors, once
 
 # All ones: NaN in every floating type that has one, -1 as an integer.
 POISON = 0xFF
 # Another, which shows that an integer of the first was not written.
 OTHER_POISON = 0x6B
-_GUARD_PATTERN = 0xC7
+_PATTERN = 0xC7
 _GUARD = 16384
 _ALIGNMENT = 512
 
@@ -26,51 +27,87 @@ class Slab:
     """A tensor between guard bands.
 
     Attributes:
-        view: The tensor, on the device.
+        before: The memory before the call, on the CPU.
 
     """
 
-    def __init__(self, tensor: Tensor, device: torch.device, poison: int | None):
-        """Lay out `tensor`, or poison in its place."""
+    def __init__(
+        self,
+        tensor: Tensor,
+        poison: int | None,
+        beside: "tuple[Slab, int] | None" = None,
+        room: int = 0,
+    ):
+        """Lay out `tensor`, or poison in its place.
+
+        Args:
+            tensor: On the CPU.
+            poison: A byte, or None for the tensor's own values.
+            beside: The slab between whose elements it lies, and how far from its
+                first element; None for memory of its own.
+            room: Elements that one which lies between ends behind its end.
+
+        """
+        self.before: Tensor
+        self._start: int
         self._like = tensor
-        size, item = _extent(tensor), tensor.itemsize
-        # Kernels take other paths where memory is not aligned.
-        shift = tensor.storage_offset() * item % _ALIGNMENT // item * item
-        self._start = (_GUARD + shift) // item
-        total = _GUARD + shift + size * item + _GUARD
-        host = torch.full((-(-total // item) * item,), _GUARD_PATTERN).byte()
-        inside = self._strided(host)
+        self._others: list[Slab] = []
+        self._first = beside[0] if beside else self
+        size, item = layout.extent(tensor), tensor.itemsize
+        if beside:
+            self._start = beside[0]._start + beside[1]
+            self.before = beside[0].before
+            self._first._others.append(self)
+        else:
+            # Kernels take other paths where memory is not aligned.
+            shift = tensor.storage_offset() * item % _ALIGNMENT // item * item
+            self._start = (_GUARD + shift) // item
+            total = _GUARD + shift + (size + room) * item + _GUARD
+            self.before = torch.full((-(-total // item) * item,), _PATTERN).byte()
+        inside = self.inside(self.before)
         if poison is None:
-            inside.copy_(tensor)
+            once(inside).copy_(once(tensor))
         else:
             filling = torch.full((tensor.numel() * item,), poison).byte()
             inside.copy_(filling.view(tensor.dtype).view(tensor.shape))
-        self.before = host
-        self._memory = host.to(device)
-        self.view = self._strided(self._memory)
 
-    def _strided(self, memory: Tensor) -> Tensor:
-        typed = memory.view(self._like.dtype)
-        return typed.as_strided(self._like.shape, self._like.stride(), self._start)
+    def move(self, device: torch.device) -> None:
+        """Copy the memory to the device."""
+        self._memory = self.before.to(device)
+
+    @property
+    def view(self) -> Tensor:
+        """The tensor, on the device."""
+        return self.inside(self._first._memory)
 
     def after(self) -> Tensor:
         """Return the memory as it is now, on the CPU."""
-        return self._memory.cpu()
+        return self._first._memory.cpu()
 
     def inside(self, memory: Tensor) -> Tensor:
         """Return the tensor that lies in `memory`."""
-        return self._strided(memory)
+        typed = memory.view(self._like.dtype)
+        return typed.as_strided(self._like.shape, self._like.stride(), self._start)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the memory is its own."""
+        return self._first is self
 
     def outside(self, after: Tensor) -> str:
-        """Say what was written around the tensor, or ""."""
+        """Say what was written around the tensor and those between, or ""."""
         changed = after != self.before
-        # What belongs to the tensor is looked at elsewhere.
-        self._strided(changed.view(torch.uint8)).zero_()
+        # What belongs to them is looked at elsewhere.
+        for slab in (self, *self._others):
+            once(slab.inside(changed.view(torch.uint8))).zero_()
         where = changed.nonzero().flatten()
         if not len(where):
             return ""
-        start = self._start * self._like.itemsize
-        end = start + _extent(self._like) * self._like.itemsize
+        item = self._like.itemsize
+        start = self._start * item
+        end = start + layout.extent(self._like) * item
+        if self._others:
+            end = max(end, *(s._start * item + end - start for s in self._others))
         first, last = int(where[0]), int(where[-1])
         if last < start:
             return f"{start - first} bytes before its start"
@@ -79,11 +116,6 @@ class Slab:
         if first >= start and last < end:
             return f"{len(where)} bytes in the gaps of its strides"
         return f"{len(where)} bytes around it"
-
-    def spans(self, tensor: Tensor) -> bool:
-        """Whether a tensor on the device lies in this memory."""
-        start = self._memory.data_ptr()
-        return start <= tensor.data_ptr() < start + self._memory.numel()
 
 
 class Memory:
@@ -97,7 +129,11 @@ class Memory:
         self.slabs: dict[str, Slab] = {}
         self.arguments = dict(call.arguments)
         seen: dict[tuple[Any, ...], Slab] = {}
-        for name, tensor in call.tensors().items():
+        tensors = call.tensors()
+        between = layout.interleaved(tensors)
+        # Those that others lie between come first.
+        for name in sorted(tensors, key=lambda n: n in between):
+            tensor = tensors[name]
             if name in call.host:
                 self.arguments[name] = tensor.clone()
                 continue
@@ -106,19 +142,20 @@ class Memory:
             slab = seen.get(key) if tensor.numel() else None
             if slab is None:
                 filling = poison if name in poisoned else None
-                slab = seen[key] = Slab(tensor, device, filling)
+                where = between.get(name)
+                beside = (self.slabs[where.name], where.distance) if where else None
+                room = max(
+                    (b.distance for b in between.values() if b.name == name), default=0
+                )
+                slab = seen[key] = Slab(tensor, filling, beside, room)
             self.slabs[name] = slab
+        for slab in self.slabs.values():
+            if slab.is_first:
+                slab.move(device)
+        for name, slab in self.slabs.items():
             if name in self.arguments:
                 self.arguments[name] = slab.view
         for name, value in call.arguments.items():
             if is_tensors(value):
                 lists = [self.slabs[f"{name}.{i}"].view for i in range(len(value))]
                 self.arguments[name] = lists
-
-
-def _extent(tensor: Tensor) -> int:
-    """Return how many elements lie from the first to the last one."""
-    if not tensor.numel():
-        return 0
-    steps = zip(tensor.shape, tensor.stride(), strict=True)
-    return 1 + sum((n - 1) * stride for n, stride in steps)

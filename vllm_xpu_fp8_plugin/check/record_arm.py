@@ -45,7 +45,7 @@ def start(worker: Any, folder: str) -> None:
     recorder = Recorder(Path(folder), worker.rank)
     recorder.watch(worker.model_runner.model)
     worker.xpu_fp8_recorder = recorder
-    recorder.__enter__()
+    recorder.__enter__()  # type: ignore[no-untyped-call]
 
 
 def stop(worker: Any) -> int:

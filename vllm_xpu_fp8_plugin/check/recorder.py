@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vllm_xpu_fp8_plugin import kernels
 from vllm_xpu_fp8_plugin.check import pages, save
 from vllm_xpu_fp8_plugin.check.call import Call
+from vllm_xpu_fp8_plugin.check.layout import interleaved, joined
 from vllm_xpu_fp8_plugin.check.registry import NOT_COMPUTATIONS
 
 # What is kept in all: values of recorded calls, in bytes.
@@ -31,7 +32,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, folder: Path, rank: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._folder, self._rank = folder, rank
         self._layers: list[str] = []
         self._bytes = 0
@@ -75,10 +76,13 @@ class Recorder(TorchDispatchMode):
         if name in self._ours:
             self._note(name, func, args, kwargs)
             return func(*args, **kwargs)
-        if name.startswith("aten::"):
+        keys = None if name.startswith("aten::") else _keys(func, args, kwargs)
+        if keys is None:
             return func(*args, **kwargs)
+        # An op such as vLLM's attention calls ours: its kernel runs with this mode
+        # on, and is called past the mode, which would be asked again.
         with self:
-            return func(*args, **kwargs)
+            return func.redispatch(keys, *args, **kwargs)
 
     def _note(self, name: str, func: Any, args: Any, kwargs: Any) -> None:
         declared = [a.name for a in func._schema.arguments]
@@ -100,6 +104,9 @@ class Recorder(TorchDispatchMode):
         host = frozenset(n for n, t in call.tensors().items() if t.device.type == "cpu")
         small = pages.compact(call)
         arguments = {n: _on_host(v) for n, v in small.arguments.items()}
+        for name, (other, distance) in interleaved(call.tensors()).items():
+            pair = joined(arguments[other], arguments[name], distance)
+            arguments[other], arguments[name] = pair
         self._bytes += sum(
             t.numel() * t.itemsize for t in Call(call.op, arguments).tensors().values()
         )
@@ -107,6 +114,19 @@ class Recorder(TorchDispatchMode):
         file = f"{op}-{len(self.calls):04d}-rank{self._rank}.safetensors"
         save.write(Call(call.op, arguments, host), self._folder / file)
         return file
+
+
+def _keys(func: Any, args: Any, kwargs: Any) -> Any:
+    """Return the dispatch keys of an op's own kernel, None if it has none there."""
+    values = [*args, *kwargs.values()]
+    tensors = [v for v in values if isinstance(v, Tensor) and v.device.type != "cpu"]
+    if not tensors:
+        return None
+    key = torch._C._dispatch_key_for_device(tensors[0].device.type)
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    if not (has(func.name(), key) or has(func.name(), "CompositeExplicitAutograd")):
+        return None
+    return torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
 
 def _on_host(value: Any) -> Any:

@@ -155,7 +155,7 @@ def _around(
     outputs = {id(run.memory.slabs[name]) for name in wanted if name in run.after
                and name in run.memory.slabs}  # fmt: skip
     for name, slab in run.memory.slabs.items():
-        where = slab.outside(slab.after())
+        where = slab.outside(slab.after()) if slab.is_first else ""
         if where:
             verdict.faults.append(Fault(OUTSIDE, f"writes {where} of {name}"))
         if id(slab) in outputs or not run.after[name].numel():
@@ -235,13 +235,18 @@ def _neighbours(
     if not names:
         return
     row = _tokens(call, names[0]) // 2
-    changed: dict[str, Any] = {}
-    for name in names:
-        tensor = call.arguments[name]
-        other = making.varied(tensor, "random", spec.largest)
-        other[row] = tensor[row]
-        changed[name] = other
-    run = _run(call.with_arguments(**changed), device, poisoned, POISON)
+    others = {n: making.varied(call.arguments[n], "random", 1.0) for n in names}
+    for sign in (1, -1):
+        changed: dict[str, Any] = {}
+        for name, other in others.items():
+            changed[name] = making.with_row(other, sign, call.arguments[name], row)
+        run = _run(call.with_arguments(**changed), device, poisoned, POISON)
+        _same_row(row, spec, first, run, verdict)
+        if verdict.faults:
+            return
+
+
+def _same_row(row: int, spec: Spec, first: _Run, run: _Run, verdict: Verdict) -> None:
     for name in spec.rows:
         if name not in first.after or (name in spec.vary and name not in spec.inplace):
             continue

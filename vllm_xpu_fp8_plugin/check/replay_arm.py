@@ -43,6 +43,10 @@ def measure(request: Result, progress: Progress) -> Result:
     progress.total = len(calls)
     progress.stage("replaying")
     progress.advance(request["start"])
+    if request["crashed"]:
+        ended = calls[request["start"] - 1]
+        words = [request["crashed"]]
+        repro.save(ended, specs()[ended.op], words, Path(request["repros"]))
     with Path(request["lines"]).open("a") as lines:
         for number, call in enumerate(calls):
             if number >= request["start"]:
@@ -90,12 +94,13 @@ def _replayed(
     print(json.dumps({**about, "begun": True}), file=lines, flush=True)
     faulthandler.dump_traceback_later(_SECONDS_A_CALL, exit=True)
     making.seed(number + 1)
-    spec, verdicts, saved = specs()[call.op], [], False
+    spec, verdicts = specs()[call.op], []
     try:
         for changed, verdict in replay(call, spec, target):
             verdicts.append(asdict(verdict))
-            if verdict.faults and not saved and request["repros"]:
-                saved = repro.save(changed, spec, verdict, Path(request["repros"]))
+            if verdict.faults:
+                words = [fault.words for fault in verdict.faults]
+                repro.save(changed, spec, words, Path(request["repros"]))
     finally:
         faulthandler.cancel_dump_traceback_later()
     print(json.dumps({**about, "verdicts": verdicts}), file=lines, flush=True)

@@ -15,17 +15,12 @@ from vllm_xpu_fp8_plugin.check.registry import Spec
 _SCRIPT = Path(__file__).parent / "data" / "repro.py.txt"
 
 
-def save(call: Call, spec: Spec, verdict: object, folder: Path) -> bool:
-    """Write ``repro_<op>.py`` and ``.safetensors``, unless the op has them already.
-
-    Returns:
-        Whether they are there.
-
-    """
+def save(call: Call, spec: Spec, faults: list[str], folder: Path) -> None:
+    """Write ``repro_<op>.py`` and ``.safetensors``, unless the op has them already."""
     name = "repro_" + call.op.replace("::", "_").strip("_")
     script = folder / f"{name}.py"
     if script.exists():
-        return True
+        return
     more: dict[str, Tensor] = {}
     for output, expected in spec.oracle(**call.arguments).items():
         if expected.dtype is not None:
@@ -39,21 +34,14 @@ def save(call: Call, spec: Spec, verdict: object, folder: Path) -> bool:
         if expected.written is not None:
             more[f"written.{output}"] = expected.written.contiguous()
     saving.write(call, folder / f"{name}.safetensors", more)
-    faults = "\n".join(f.words for f in getattr(verdict, "faults", []))
+    said = "\n".join(faults)
     text = Template(_SCRIPT.read_text()).substitute(
         op=call.op,
-        faults=faults.replace("\\", "").replace('"', "'"),
+        faults=said.replace("\\", "").replace('"', "'"),
         file=f"{name}.safetensors",
         inplace=repr(sorted(spec.inplace)),
     )
     script.write_text(text)
-    return True
-
-
-def crash(call: Call, folder: Path) -> None:
-    """Write what a call that ended the process was, without results."""
-    name = "repro_" + call.op.replace("::", "_").strip("_")
-    saving.write(call, folder / f"{name}.safetensors")
 
 
 def _dtype(call: Call, output: str) -> torch.dtype:

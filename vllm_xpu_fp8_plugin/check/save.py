@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.check.call import Call, is_tensors
+from vllm_xpu_fp8_plugin.check.call import Call, is_tensors, once
+from vllm_xpu_fp8_plugin.check.layout import interleaved, joined
 
 _ALIGNMENT = 512
 # Recorded with values up to here; of larger tensors the form alone is kept.
@@ -21,8 +22,10 @@ def write(call: Call, path: Path, more: dict[str, Tensor] | None = None) -> None
 
     tensors: dict[str, Tensor] = {}
     arguments = {n: _packed(n, v, tensors) for n, v in call.arguments.items()}
+    between = {n: list(b) for n, b in interleaved(call.tensors()).items()}
     about = {
         "op": call.op,
+        "between": between,
         "arguments": arguments,
         "host": sorted(call.host),
         "layers": list(call.layers),
@@ -38,6 +41,9 @@ def read(path: Path) -> Call:
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["call"])
         arguments = {n: _unpacked(v, file) for n, v in about["arguments"].items()}
+    for name, (other, distance) in about["between"].items():
+        pair = joined(arguments[other], arguments[name], distance)
+        arguments[other], arguments[name] = pair
     return Call(
         about["op"],
         arguments,
@@ -53,7 +59,9 @@ def placed(tensor: Tensor, stride: list[int], offset: int) -> Tensor:
     extent = 1 + sum((n - 1) * s for n, s in steps) if tensor.numel() else 0
     memory = torch.zeros(offset + extent, dtype=tensor.dtype)
     view = memory.as_strided(tensor.shape, stride, offset)
-    return view.copy_(tensor)
+    place = once(view)
+    place.copy_(tensor[tuple(slice(0, n) for n in place.shape)])
+    return view
 
 
 def _packed(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -73,6 +73,7 @@ def _replayed(
         "lines": str(lines.absolute()),
         "repros": str(options.output.absolute()),
         "start": 0,
+        "crashed": "",
     }
     while True:
         try:
@@ -89,7 +90,7 @@ def _replayed(
             ended = {**results[last], "verdicts": [{**verdict, "refused": ""}]}
             with lines.open("a") as file:
                 print(json.dumps(ended), file=file)
-            request["start"] = last + 1
+            request.update(start=last + 1, crashed=fault["words"])
 
 
 def _how_it_ended(message: str) -> str:

@@ -141,7 +141,7 @@ def _cases() -> Iterator[Arguments]:
         yield _paged([6, 1], [6, 90], (8, 2, 64), dtype, 64, softmax_sink=sink)
 
 
-@checked("_vllm_fa2_C::varlen_fwd", _cases, vary=("q", "k", "v"), largest=30.0)
+@checked("_vllm_fa2_C::varlen_fwd", _cases, vary=("q", "k", "v"), largest=8.0)
 def varlen_fwd(
     q: Tensor,
     k: Tensor,
@@ -187,7 +187,9 @@ def varlen_fwd(
         values[start:end], lse[:, start:end], sizes[start:end] = part
     # Products of queries and keys, and shares, are rounded to the 16-bit type before
     # they go on: a few of its steps of the sum of magnitudes.
-    error = sizes * torch.finfo(dtype).eps * 2
+    # Shares that float32 takes for zero leave nothing of their values.
+    lost = float(v.double().nan_to_num().abs().max()) * 2.0**-120 if v.numel() else 0.0
+    error = sizes * torch.finfo(dtype).eps * 2 + lost
     name = "return.0" if out is None else "out"
     outputs = {name: Expected(values, error=error)}
     if return_softmax:

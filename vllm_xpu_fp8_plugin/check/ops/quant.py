@@ -61,7 +61,7 @@ def _static() -> Iterator[Arguments]:
             x = making.rows(*shape, dtype=dtype)
             arguments: Arguments = {
                 "result": making.empty(*shape, dtype=making.E4M3),
-                "input": making.with_gaps(x) if number == 1 else x,
+                "input": making.with_gaps(x) if number == 2 else x,
                 "scale": making.positive(1),
             }
             yield arguments
