@@ -94,7 +94,7 @@ def compare(got: Tensor, expected: Expected, before: Tensor) -> Comparison:
 
 def _distance(got: Tensor, expected: Expected) -> tuple[Tensor, Tensor, Tensor]:
     """Return what is wrong, and the error in units and as a part of the value."""
-    exact, values = _held(expected, got.dtype), got.double()
+    exact, values = held(expected, got.dtype), got.double()
     unit, allowed = spacing(exact, got.dtype), bound(expected, got.dtype)
     off = (values - exact).abs()
     # Beyond the largest value a result is infinite, or about to be.
@@ -114,7 +114,7 @@ def _distance(got: Tensor, expected: Expected) -> tuple[Tensor, Tensor, Tensor]:
 
 def bound(expected: Expected, dtype: torch.dtype) -> Tensor:
     """Return how far an output of a type may be off, element by element."""
-    exact = _held(expected, dtype)
+    exact = held(expected, dtype)
     allowed = 0.5 * expected.roundings * spacing(exact, dtype) * (1 + 2.0**-12)
     allowed = allowed + expected.relative * exact.abs() + expected.error
     if dtype in (torch.float32, torch.bfloat16):
@@ -122,8 +122,8 @@ def bound(expected: Expected, dtype: torch.dtype) -> Tensor:
     return allowed
 
 
-def _held(expected: Expected, dtype: torch.dtype) -> Tensor:
-    """Return the values, within those of a type that saturates."""
+def held(expected: Expected, dtype: torch.dtype) -> Tensor:
+    """Return what a type is to hold: the values, within those of one that saturates."""
     if dtype == torch.int8:
         return expected.values.clamp(-128, 127)
     if dtype in _SATURATING:

@@ -80,7 +80,11 @@ def replay(
 def judge(call: Call, spec: Spec, device: torch.device) -> Verdict:
     """Make the call three times, with two poisons, and compare."""
     verdict = Verdict(making.AS_GIVEN)
-    wanted = spec.oracle(**call.arguments)
+    try:
+        wanted = spec.oracle(**call.arguments)
+    except (RuntimeError, ValueError, IndexError, TypeError) as e:
+        verdict.refused = f"float64 does not take this call: {e}"
+        return verdict
     poisoned = [name for name in wanted if name not in spec.inplace]
     try:
         first = _run(call, device, poisoned, POISON)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vllm_xpu_fp8_plugin.check import save as saving
 from vllm_xpu_fp8_plugin.check.call import Call
-from vllm_xpu_fp8_plugin.check.expected import bound
+from vllm_xpu_fp8_plugin.check.expected import bound, held
 from vllm_xpu_fp8_plugin.check.registry import Spec
 
 _SCRIPT = Path(__file__).parent / "data" / "repro.py.txt"
@@ -29,7 +29,7 @@ def save(call: Call, spec: Spec, faults: list[str], folder: Path) -> None:
             more[f"bits.{output}"] = expected.values.contiguous()
         else:
             stored = expected.dtype or _dtype(call, output)
-            more[f"expected.{output}"] = expected.values.contiguous()
+            more[f"expected.{output}"] = held(expected, stored).contiguous()
             more[f"allowed.{output}"] = bound(expected, stored).contiguous()
         if expected.written is not None:
             more[f"written.{output}"] = expected.written.contiguous()

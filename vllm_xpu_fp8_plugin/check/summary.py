@@ -68,7 +68,8 @@ def _of_op(name: str, results: list[dict[str, Any]], runs_as: str) -> dict[str, 
                 relative.append(verdict["relative"])
             for fault in verdict["faults"]:
                 cause = fault["words"].split(":")[0]
-                key = fault["kind"], cause if ":" in fault["words"] else result["call"]
+                named = ":" in fault["words"] or fault["kind"] == "crash"
+                key = fault["kind"], cause if named else result["call"]
                 entry = faults.setdefault(
                     key,
                     {

@@ -82,10 +82,11 @@ def _replayed(
         except arm.ArmError as e:
             results = _read(lines)
             last = max(results, default=-1)
-            if last < request["start"] or "verdicts" in results[last]:
+            how = _how_it_ended(str(e))
+            if not how or last < request["start"] or "verdicts" in results[last]:
                 # It did not end in a call.
                 raise
-            fault = {"kind": "crash", "words": _how_it_ended(str(e))}
+            fault = {"kind": "crash", "words": how}
             verdict = {"variant": "as given", "faults": [fault], "ulps": 0.0}
             ended = {**results[last], "verdicts": [{**verdict, "refused": ""}]}
             with lines.open("a") as file:
@@ -105,9 +106,9 @@ def _how_it_ended(message: str) -> str:
     }
     head = message.splitlines()[0]
     signal = head.partition("by signal ")[2].split(".")[0]
-    if signal:
-        return f"ends the process by {names.get(signal, 'signal ' + signal)}"
-    return "ends the process"
+    if not signal:
+        return ""
+    return f"ends the process by {names.get(signal, 'signal ' + signal)}"
 
 
 def _read(lines: Path) -> dict[int, dict[str, Any]]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rotary position embedding, and RMS norm and rotation of heads in one."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -61,7 +62,8 @@ def expected(exact: Tensor, sizes: Tensor, like: Tensor) -> Expected:
 def _rotate(
     tensor: Tensor, head_size: int, cos: Tensor, sin: Tensor, is_neox: bool
 ) -> Expected:
-    heads = tensor.double().reshape(len(cos), -1, head_size)
+    count = math.prod(tensor.shape) // max(1, len(cos) * head_size)
+    heads = tensor.double().reshape(len(cos), count, head_size)
     exact, sizes = rotated(heads, cos, sin, is_neox)
     return expected(exact, sizes, tensor)
 
