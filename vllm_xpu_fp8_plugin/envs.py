@@ -191,8 +191,20 @@ CACHE = Folder(
     "where the virtual XPU keeps what it compiles.",
 )
 
+WARN, REFUSE = "warn", "refuse"
+
+CHECK = EnvVar(
+    "VLLM_XPU_FP8_CHECK",
+    {OFF: ("0", "off", "false"), WARN: ("warn",), REFUSE: ("refuse",)},
+    OFF,
+    "with the plugin on: each worker compares its FP8 layers and KV caches, one of "
+    "each shape, with float64 once its weights are loaded. warn: what is wrong is "
+    "logged. refuse: it ends the start.",
+)
+
 ENV_VARS = (
     PLUGIN,
+    CHECK,
     VIRTUAL_OPS,
     VIRTUAL_GPU,
     VIRTUAL_DEVICES,

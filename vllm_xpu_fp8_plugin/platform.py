@@ -9,7 +9,7 @@ from vllm.platforms.xpu import XPUPlatform
 from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
-from vllm_xpu_fp8_plugin import compat
+from vllm_xpu_fp8_plugin import compat, envs
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -66,6 +66,10 @@ class XPUFp8Platform(XPUPlatform):  # type: ignore[misc]
         """
         # Every process that loads a model comes here first.
         compat.adjust_loading()
+        if envs.CHECK.get() != envs.OFF:
+            from vllm_xpu_fp8_plugin.check import guard
+
+            guard.install()
         path: str = super().get_attn_backend_cls(*args, **kwargs)
         if path == AttentionBackendEnum.FLASH_ATTN.value:
             return BACKEND_PATH

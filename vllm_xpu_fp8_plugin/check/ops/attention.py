@@ -97,7 +97,7 @@ def _call(
     }
 
 
-def _paged(
+def paged(
     queries: list[int],
     keys: list[int],
     heads: tuple[int, int, int],
@@ -106,6 +106,18 @@ def _paged(
     fp8: torch.dtype | None = None,
     **others: Any,
 ) -> Arguments:
+    """Return a call on pages, as a decoder makes it.
+
+    Args:
+        queries: Tokens of each sequence that ask.
+        keys: Tokens of each sequence.
+        heads: Query heads, key heads, head size.
+        dtype: Of the queries.
+        block: Tokens a page.
+        fp8: Of the pages, None for that of the queries.
+        others: More arguments of the op.
+
+    """
     call = _call(queries, keys, heads, dtype, is_causal=True, **others)
     most = max(-(-n // block) for n in keys)
     pages = most * len(keys) + 1
@@ -132,13 +144,13 @@ def _cases() -> Iterator[Arguments]:
                     window_size_right=8)  # fmt: skip
         yield _call([33], [33], (8, 2, 128), dtype, is_causal=True)
         for size, block in ((64, 64), (128, 64), (64, 16)):
-            yield _paged([7, 33], [20, 130], (4, 2, size), dtype, block)
-            yield _paged([1, 1, 1], [1, 64, 129], (8, 2, size), dtype, block)
-        yield _paged([5, 1], [70, 300], (8, 2, 128), dtype, 64, making.E4M3)
-        yield _paged([1, 1], [65, 128], (8, 1, 64), dtype, 64, making.E4M3)
-        yield _paged([40], [90], (4, 4, 64), dtype, 64, window_size_left=31)
+            yield paged([7, 33], [20, 130], (4, 2, size), dtype, block)
+            yield paged([1, 1, 1], [1, 64, 129], (8, 2, size), dtype, block)
+        yield paged([5, 1], [70, 300], (8, 2, 128), dtype, 64, making.E4M3)
+        yield paged([1, 1], [65, 128], (8, 1, 64), dtype, 64, making.E4M3)
+        yield paged([40], [90], (4, 4, 64), dtype, 64, window_size_left=31)
         sink = making.normal(8, dtype=dtype)
-        yield _paged([6, 1], [6, 90], (8, 2, 64), dtype, 64, softmax_sink=sink)
+        yield paged([6, 1], [6, 90], (8, 2, 64), dtype, 64, softmax_sink=sink)
 
 
 @checked("_vllm_fa2_C::varlen_fwd", _cases, vary=("q", "k", "v"), largest=8.0)
