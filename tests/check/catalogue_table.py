@@ -60,7 +60,7 @@ def cell(op: dict[str, Any] | None) -> str:
         return "**" + ", ".join(dict.fromkeys(f["kind"] for f in op["faults"])) + "**"
     if not op["made"]:
         return "refused"
-    mark = "" if op["runs_as"] == "compiled" else "*"
+    mark = "" if op["runs_as"] == "compiled" else r" \*"
     return f"{op['ulps']:.2g}{mark}"
 
 

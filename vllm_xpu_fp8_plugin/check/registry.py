@@ -26,6 +26,9 @@ _SUBJECTS = (
     "merge",
     "gemm",
     "attention",
+    "sampling",
+    "moe",
+    "lora",
 )
 
 
