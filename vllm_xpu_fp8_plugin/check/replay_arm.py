@@ -8,7 +8,7 @@ import faulthandler
 import fnmatch
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ def measure(request: Result, progress: Progress) -> Result:
             "like _C::rms_norm; give a pattern such as '*norm*'."
         )
     calls = list(_calls(request, names))
+    if request["recorded"]:
+        # Of a model the ops that it calls are asked about.
+        called = {_op_of(path) for path in _files(request)}
+        names = [n for n in names if n in called]
     progress.total = len(calls)
     progress.stage("replaying")
     progress.advance(request["start"])
@@ -56,7 +60,7 @@ def measure(request: Result, progress: Progress) -> Result:
     return {
         **device.described(target),
         "runs_as": device.runs_as(),
-        "ops": names,
+        "ops": [n for n in names if n not in NOT_COMPUTATIONS],
         "not_checked": unknown,
         "calls": len(calls),
     }
@@ -64,10 +68,13 @@ def measure(request: Result, progress: Progress) -> Result:
 
 def _calls(request: Result, names: list[str]) -> Iterator[Call]:
     if request["recorded"]:
-        for path in sorted(Path(request["recorded"]).glob("*.safetensors")):
+        noted = _made(Path(request["recorded"]))
+        for path in _files(request):
             call = save.read(path)
             if call.op in names and call.op in specs():
-                yield call
+                how = noted.get(path.name, {"layers": (), "count": 0})
+                layers = tuple(how["layers"])
+                yield replace(call, layers=layers, count=how["count"])
         return
     for name, spec in specs().items():
         if name not in names:
@@ -77,6 +84,22 @@ def _calls(request: Result, names: list[str]) -> Iterator[Call]:
             made = complete(Call(name, arguments, frozenset(spec.host)))
             if made is not None:
                 yield made
+
+
+def _made(folder: Path) -> Result:
+    """Return file -> which layers made its call, and how often."""
+    found: Result = {}
+    for path in folder.glob("rank*.json"):
+        found |= json.loads(path.read_text())
+    return found
+
+
+def _files(request: Result) -> list[Path]:
+    return sorted(Path(request["recorded"]).glob("*.safetensors"))
+
+
+def _op_of(path: Path) -> str:
+    return save.read(path).op
 
 
 def _replayed(

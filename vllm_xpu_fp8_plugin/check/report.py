@@ -97,11 +97,15 @@ def _show_faults(op: dict[str, Any], console: Console) -> None:
 
 
 def _show_rest(report: dict[str, Any], console: Console) -> None:
+    for op in report["ops"]:
+        if op["refused"] and (report["model"] or not op["made"]):
+            said = f"{op['op']} refused {op['refused']} calls: {op['refusals'][0]}"
+            console.print(_plain(said), style="yellow")
     for what, names in (
         ("No oracle for", report["not_checked"]),
         ("Not called", report["without_calls"]),
     ):
-        if names and report["model"] is None:
+        if names:
             console.print(f"{what}: {', '.join(names)}", style="dim")
 
 

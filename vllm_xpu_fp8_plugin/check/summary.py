@@ -35,7 +35,7 @@ def report(
     ]
     ops.sort(key=lambda op: (_rank(op), -(op["ulps"] or 0.0), op["op"]))
     return {
-        "schema": SCHEMA,
+        "schema_version": SCHEMA,
         "verdict": FAULTS if any(op["faults"] for op in ops) else PASS,
         "model": model,
         "engine": engine,

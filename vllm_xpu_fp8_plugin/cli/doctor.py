@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vllm_xpu_fp8_plugin import compiled
+from vllm_xpu_fp8_plugin.cli.next_step import next_step
 from vllm_xpu_fp8_plugin.doctor.examine import Request, examine
 from vllm_xpu_fp8_plugin.doctor.report import Check, Report, Section, Status
 from vllm_xpu_fp8_plugin.kernels import KernelPackageError
@@ -74,6 +75,11 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(report.to_json(), indent=2))
     else:
         _print(report)
+        if report.status in (Status.WARNING, Status.PROBLEM):
+            flags = [] if not args.quantization else ["-q", args.quantization]
+            if args.kv_cache_dtype:
+                flags += ["--kv-cache-dtype", args.kv_cache_dtype]
+            print(next_step(args.model, flags))
     return 1 if report.status is Status.PROBLEM else 0
 
 

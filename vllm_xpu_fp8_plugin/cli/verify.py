@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vllm_xpu_fp8_plugin import processes
+from vllm_xpu_fp8_plugin.cli.next_step import next_step
 from vllm_xpu_fp8_plugin.terminal import printable
 from vllm_xpu_fp8_plugin.verify import arm, inputs, workflow
 
@@ -139,6 +140,8 @@ def _run(args: argparse.Namespace) -> int:
         report.show(made, Console(highlight=False))
         # On a line of its own: a path can be longer than a terminal is wide.
         print(f"\n{written} written to\n{printable(str(options.output))}")
+        if made["verdict"] != PASS:
+            print(f"\n{next_step(options.model, options.flags)}")
     return int(made["verdict"] != PASS)
 
 

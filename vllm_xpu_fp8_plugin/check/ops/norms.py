@@ -38,11 +38,23 @@ def layer(
     factor = torch.ones(()).double() if weight is None else weight.double() + plus
     shift = torch.zeros(()).double() if bias is None else bias.double()
     normed = (x - mean) / deviation * factor
-    sizes = (x.abs() + mean.abs()) / deviation * factor.abs() + shift.abs()
+    terms = factor.abs() if weight is None else weight.double().abs() + plus
+    sizes = (x.abs() + mean.abs()) / deviation * terms + shift.abs()
     # The mean of squares less the square of the mean, as some compute the variance,
     # cancels as well.
     squares = (x.square().mean(-1, keepdim=True) / deviation.square()) * normed.abs()
     return Expected(normed + shift, error=(sizes + squares) * 2.0**-21)
+
+
+def weighted(x: Tensor, weight: Tensor | None, epsilon: float) -> Expected:
+    """Return an RMS norm that may be rounded before the weight, as up to 0.1.13.
+
+    Models are defined either way.
+    """
+    exact = rms(x, weight, epsilon)
+    narrow = x.dtype != torch.float32 and weight is not None
+    step = torch.finfo(x.dtype).eps / 2 if narrow else 0.0
+    return Expected(exact, error=exact.abs() * step)
 
 
 def added(input: Tensor, residual: Tensor) -> Tensor:
@@ -111,7 +123,7 @@ def rms_norm(
 ) -> dict[str, Expected]:
     if weight is not None and weight.dim() == 2:
         weight = weight.view(-1, *[1] * (input.dim() - 2), weight.shape[1])
-    return {"result": Expected(rms(input, weight, epsilon))}
+    return {"result": weighted(input, weight, epsilon)}
 
 
 @checked("_C::gemma_rms_norm", _cases(False, False, optional=False), **_NORM)
@@ -131,8 +143,7 @@ def _plus_one(normed: Tensor, weight: Tensor) -> Expected:
 def fused_add_rms_norm(
     input: Tensor, residual: Tensor, weight: Tensor | None, epsilon: float
 ) -> dict[str, Expected]:
-    total = added(input, residual)
-    values = Expected(rms(total, weight, epsilon))
+    values = weighted(added(input, residual), weight, epsilon)
     return {"input": values, "residual": _sum(input, residual)}
 
 

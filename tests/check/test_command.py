@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``vllm-xpu-fp8 check`` on a virtual Intel GPU."""
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+
+from tests.reference.ops import release
+from vllm_xpu_fp8_plugin import kernels
+from vllm_xpu_fp8_plugin.check.registry import NOT_COMPUTATIONS, specs
+
+ROOT = Path(__file__).parent.parent.parent
+COMMAND = Path(sys.executable).parent / "vllm-xpu-fp8"
+ENVIRON = {**os.environ, "VLLM_XPU_FP8_PLUGIN": "emulate", "COLUMNS": "80"}
+
+
+def check(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [str(COMMAND), "check", *arguments],
+        env={**ENVIRON, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_sound_ops_pass(tmp_path: Path) -> None:
+    """Catches an alarm on sound kernels, lines too wide, and files not written."""
+    done = check("--ops", "*gelu_*", "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "PASS: 5 ops compute what they should" in done.stdout
+    assert "_C::gelu_tanh_and_mul" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert (tmp_path / "check.png").read_bytes()[:4] == b"\x89PNG"
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["verdict"] == "pass" and not list(tmp_path.glob("repro_*"))
+    schema = json.loads((ROOT / "docs" / "check.schema.json").read_text())
+    jsonschema.validate(report, schema)
+
+
+def test_a_kernel_that_ends_the_process_is_named(tmp_path: Path) -> None:
+    """Catches a crash that takes the check along, and calls after it left out."""
+    done = check("--ops", "*::rotary_embedding", "--output", str(tmp_path), "--json")
+    report = json.loads(done.stdout)
+    schema = json.loads((ROOT / "docs" / "check.schema.json").read_text())
+    jsonschema.validate(report, schema)
+    (op,) = report["ops"]
+    (fault,) = op["faults"]
+    assert done.returncode == 1
+    assert fault["kind"] == "crash" and "SIGFPE" in fault["words"]
+    assert "positions 0 int64" in fault["call"] and fault["calls"] == 3
+    assert op["made"] > 50
+
+
+def test_repro_runs_with_torch_and_the_kernels_alone(tmp_path: Path) -> None:
+    """Catches a script that does not run, or does not show what is wrong."""
+    done = check("--ops", "*rms_norm_per_block_quant", "--output", str(tmp_path))
+    assert done.returncode == 1
+    assert "ignores scale_ub" in done.stdout
+    (script,) = tmp_path.glob("repro_*.py")
+    assert not re.search("plugin|safetensors.torch", script.read_text())
+    run = [str(COMMAND), "run", "--", "python", str(script)]
+    shown = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    wrong = re.findall(r"(\w+): (\d+) of (\d+) elements wrong", shown)
+    assert {name for name, count, _ in wrong if int(count)} == {"result", "scale"}
+    # The file is what other programs of the format read as well.
+    data = next(tmp_path.glob("repro_*.safetensors")).read_bytes()
+    header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+    assert header["expected.scale"]["dtype"] == "F64"
+
+
+def test_what_cannot_be_checked_is_said(tmp_path: Path) -> None:
+    """Catches a traceback, and a pass of nothing."""
+    for arguments, message in (
+        (("--ops", "no_such_op"), "no op of vllm-xpu-kernels matches"),
+        (("--device", "cpu"), "has ops for an xpu only"),
+        (("--model", "./nowhere"), "no such folder"),
+        (("--", "--max-model-len", "9"), "engine flags need --model"),
+    ):
+        done = check("--output", str(tmp_path), *arguments)
+        assert done.returncode == 2 and message in done.stderr, arguments
+        assert "Traceback" not in done.stdout
+    done = check("--output", str(tmp_path), VLLM_XPU_FP8_PLUGIN="off")
+    assert done.returncode == 2 and "torch has no device xpu" in done.stderr
+
+
+def test_ops_without_an_oracle_are_known() -> None:
+    """Catches an op of a new release that nothing checks, and that is not listed."""
+    ours = set(kernels.op_schemas(kernels.package_dir()))
+    unchecked = ours - set(specs()) - NOT_COMPUTATIONS
+    listed = (ROOT / "docs" / "check.md").read_text().split("## Ops without")[1]
+    if release() == (0, 1, 14, 1):
+        assert unchecked == set(re.findall(r"`(_\w+::\w+)`", listed))
