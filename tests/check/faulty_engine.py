@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine in which the FP8 product of one shape ignores its scale; for `run_engine`."""
+"""An engine whose FP8 product of one shape ignores its scale; for `run_engine`."""
 
 import json
 from pathlib import Path
@@ -19,12 +19,18 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``error`` (why the engine did not start, or None), ``faults`` (op, layers,
-        words of each call that is wrong) and ``calls`` (op and layers of all).
+        words of each call that is wrong), ``calls`` (op and layers of all) and
+        ``said`` (what the guard logged).
 
     """
     from vllm import LLM
 
     _put_in(request["width"])
+    from vllm_xpu_fp8_plugin.check import guard
+
+    said: list[str] = []
+    # vLLM sets up logging anew when it starts.
+    guard.logger.info = lambda message, *values: said.append(message % values)
     try:
         llm = LLM(**request["llm"])
     except RuntimeError as e:
@@ -48,7 +54,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         with torch.inference_mode():
             found = replay.judge(call, registry.specs()[call.op], xpu).faults
         faults += [[call.op, layers, fault.words] for fault in found]
-    return {"error": None, "calls": calls, "faults": faults}
+    return {"error": None, "calls": calls, "faults": faults, "said": said}
 
 
 def _put_in(width: int) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vllm_xpu_fp8_plugin.check.call import Call
-from vllm_xpu_fp8_plugin.check.expected import Expected, compare
+from vllm_xpu_fp8_plugin.check.expected import Expected, bound, compare
 from vllm_xpu_fp8_plugin.check.registry import Spec
 
 Change = tuple[str, dict[str, Any]]
@@ -83,7 +83,14 @@ def _fits(got: Tensor, other: Expected, right: Expected, wrong: Tensor) -> bool:
     found = compare(got, other, got).wrong
     if other.written is not None:
         found = found | ~other.written
-    return not bool((found & wrong).any())
+    if bool((found & wrong).any()):
+        return False
+    if right.is_exact:
+        return True
+    # Of what hardly changes the result nothing can be said.
+    dtype = got.dtype if right.dtype is None else right.dtype
+    apart = (other.values - right.values).abs() > 2 * bound(right, dtype)
+    return float(apart[wrong].float().mean()) > 0.5
 
 
 def _hypotheses(call: Call, outputs: set[str]) -> Iterator[Change]:

@@ -28,6 +28,7 @@ logger = init_logger("vllm.xpu_fp8_plugin.check")
 _ROWS = 4
 # Columns of a product that are compared: a weight is large, and float64 slow.
 _COLUMNS = 64
+_WITHOUT_CACHE = ("encoder", "encoder_only")
 
 
 class Wrong(NamedTuple):
@@ -211,7 +212,9 @@ def _caches(model: torch.nn.Module) -> tuple[int, list[Wrong]]:
         if not hasattr(module, "get_kv_cache_spec") or not heads or not size:
             continue
         key = (kind, module.num_heads, heads, size)
-        if key in seen or "encoder" in str(getattr(module, "attn_type", "")):
+        # An encoder's attention has no cache.
+        attends = getattr(module, "attn_type", None)
+        if key in seen or getattr(attends, "value", attends) in _WITHOUT_CACHE:
             continue
         seen.add(key)
         dtype = getattr(module, "dtype", None) or torch.bfloat16

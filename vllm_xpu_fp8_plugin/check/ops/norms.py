@@ -43,7 +43,7 @@ def layer(
     # The mean of squares less the square of the mean, as some compute the variance,
     # cancels as well.
     squares = (x.square().mean(-1, keepdim=True) / deviation.square()) * normed.abs()
-    return Expected(normed + shift, error=(sizes + squares) * 2.0**-21)
+    return Expected(normed + shift, error=(sizes + squares) * 2.0**-20)
 
 
 def weighted(x: Tensor, weight: Tensor | None, epsilon: float) -> Expected:
@@ -52,9 +52,11 @@ def weighted(x: Tensor, weight: Tensor | None, epsilon: float) -> Expected:
     Models are defined either way.
     """
     exact = rms(x, weight, epsilon)
-    narrow = x.dtype != torch.float32 and weight is not None
-    step = torch.finfo(x.dtype).eps / 2 if narrow else 0.0
-    return Expected(exact, error=exact.abs() * step)
+    if x.dtype == torch.float32 or weight is None:
+        return Expected(exact)
+    info = torch.finfo(x.dtype)
+    least = info.smallest_normal * info.eps * weight.double().abs()
+    return Expected(exact, error=(exact.abs() * info.eps + least) / 2)
 
 
 def added(input: Tensor, residual: Tensor) -> Tensor:
