@@ -51,6 +51,12 @@ RUN_BY = {
     "examples/verify_in_ci.sh BAAI/bge-reranker-large --data passages.jsonl": (
         "verify/command::test_sound_reranker_passes_in_ci"
     ),
+    "vllm-xpu-fp8 check --model BAAI/bge-reranker-large -- --quantization fp8": (
+        "check/command::test_calls_of_a_model_pass"
+    ),
+    "vllm-xpu-fp8 check --ops '*norm*'": (
+        "check/command::test_readme_shows_what_is_printed"
+    ),
     "make test": "packaging::test_ci_runs_make_test",
     "python benchmarks/encoder_dispatch.py": (
         "benchmarks::test_encoder_dispatch_is_at_least_eight_times_cheaper"

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import jsonschema
+import pytest
 
 from tests.reference.ops import release
 from vllm_xpu_fp8_plugin import kernels
@@ -97,3 +98,32 @@ def test_ops_without_an_oracle_are_known() -> None:
     listed = (ROOT / "docs" / "check.md").read_text().split("## Ops without")[1]
     if release() == (0, 1, 14, 1):
         assert unchecked == set(re.findall(r"`(_\w+::\w+)`", listed))
+
+
+@pytest.mark.slow
+def test_calls_of_a_model_pass(minilm: str, tmp_path: Path) -> None:
+    """Catches an engine that does not start, calls without layers, a false alarm."""
+    arguments = ("--model", minilm, "--output", str(tmp_path), "--json")
+    done = check(*arguments, "--", "--quantization", "fp8", "--max-model-len", "128")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    schema = json.loads((ROOT / "docs" / "check.schema.json").read_text())
+    jsonschema.validate(report, schema)
+    assert report["engine"]["quantization"] == "fp8"
+    by_op = {op["op"]: op for op in report["ops"]}
+    assert set(by_op) == {"_xpu_C::fp8_gemm_w8a16", "_vllm_fa2_C::varlen_fwd"}
+    assert all(op["runs_as"] == "reference" and op["made"] for op in report["ops"])
+
+
+def test_readme_shows_what_is_printed(tmp_path: Path) -> None:
+    """Catches a transcript in README that the command no longer prints."""
+    done = check("--ops", "_C::rms_norm*", "--output", str(tmp_path))
+    assert done.returncode == 1
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.split("with vllm-xpu-kernels 0.1.14.1:\n\n```text\n")[1]
+    lines = shown.split("```")[0].splitlines()
+    if release() == (0, 1, 14, 1):
+        for line in lines:
+            assert line == "..." or line.split() in [
+                x.split() for x in done.stdout.splitlines()
+            ], line

@@ -12,6 +12,9 @@ FLOAT32 = 2.0**-20
 # What a processor may take for zero where values are float32 or have its exponents.
 _FLUSHED = 2.0**-126
 _SATURATING = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8)
+# Two codes a byte, the first one in the lower half.
+FP4 = torch.float4_e2m1fn_x2
+_FP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Expected:
         values: Of the output's shape: float64 for numbers, which the output rounds;
             of an integer type for what has to be equal. NaN: anything is right.
         dtype: What the output's bytes hold, where its own type does not say it: FP8
-            in a cache of uint8.
+            in a cache of uint8, or `FP4`, of which `values` are twice as wide.
         roundings: How often a value of its size is rounded to the output's type.
         error: What else it may be off by: where terms cancel, where the type of an
             intermediate result is a narrow one.
@@ -74,8 +77,9 @@ def compare(got: Tensor, expected: Expected, before: Tensor) -> Comparison:
         before: What it held before the call.
 
     """
+    dtype = expected.dtype or got.dtype
     if expected.dtype is not None:
-        got, before = got.view(expected.dtype), before.view(expected.dtype)
+        got, before = stored(got, expected), stored(before, expected)
     changed = (bits(got) != bits(before)) if expected.written is not None else None
     if expected.is_exact:
         off = bits(got) if got.is_floating_point() else got
@@ -85,9 +89,9 @@ def compare(got: Tensor, expected: Expected, before: Tensor) -> Comparison:
         wrong = off != exact
         if expected.alternative is not None:
             wrong &= off != expected.alternative
-        ulps, relative = float(wrong.any()), float(wrong.any())
+        ulps = relative = 0.0
     else:
-        wrong, units, parts = _distance(got, expected)
+        wrong, units, parts = _distance(got, expected, dtype)
         if expected.written is not None:
             units, parts = (x.where(expected.written, 0) for x in (units, parts))
         ulps = float(units.max()) if units.numel() else 0.0
@@ -97,13 +101,27 @@ def compare(got: Tensor, expected: Expected, before: Tensor) -> Comparison:
     return Comparison(wrong, ulps, relative)
 
 
-def _distance(got: Tensor, expected: Expected) -> tuple[Tensor, Tensor, Tensor]:
+def stored(tensor: Tensor, expected: Expected) -> Tensor:
+    """Return an output as what it holds: FP8 of uint8, or the values of FP4."""
+    if expected.dtype != FP4:
+        return tensor if expected.dtype is None else tensor.view(expected.dtype)
+    if tensor.dtype != torch.uint8:
+        return tensor
+    codes = torch.stack([tensor & 15, tensor >> 4], dim=-1).flatten(-2).long()
+    values = torch.tensor([*_FP4_VALUES, *(-x for x in _FP4_VALUES)])
+    return values[codes]
+
+
+def _distance(
+    got: Tensor, expected: Expected, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return what is wrong, and the error in units and as a part of the value."""
-    exact, values = held(expected, got.dtype), got.double()
-    unit, allowed = spacing(exact, got.dtype), bound(expected, got.dtype)
+    exact, values = held(expected, dtype), got.double()
+    unit, allowed = spacing(exact, dtype), bound(expected, dtype)
     off = (values - exact).abs()
     # Beyond the largest value a result is infinite, or about to be.
-    limit = torch.finfo(got.dtype).max if got.dtype.is_floating_point else torch.inf
+    is_float = dtype.is_floating_point and dtype != FP4
+    limit = torch.finfo(dtype).max if is_float else torch.inf
     beyond = (exact.abs() >= limit * (1 - 2.0**-9)) & (values.sign() == exact.sign())
     beyond &= values.abs() >= limit * (1 - 2.0**-8)
     same = (values == exact) | exact.isnan() | beyond
@@ -129,6 +147,8 @@ def bound(expected: Expected, dtype: torch.dtype) -> Tensor:
 
 def held(expected: Expected, dtype: torch.dtype) -> Tensor:
     """Return what a type is to hold: the values, within those of one that saturates."""
+    if dtype == FP4:
+        return expected.values.clamp(-6, 6)
     if dtype == torch.int8:
         return expected.values.clamp(-128, 127)
     if dtype in _SATURATING:
@@ -139,6 +159,9 @@ def held(expected: Expected, dtype: torch.dtype) -> Tensor:
 
 def spacing(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the distance of `dtype`'s values around float64 `values`."""
+    if dtype == FP4:
+        size = values.abs()
+        return 0.5 * (1 + (size >= 2).double() + 2 * (size >= 4).double())
     if not dtype.is_floating_point:
         return torch.ones_like(values)
     info = torch.finfo(dtype)

@@ -20,6 +20,7 @@ _SUBJECTS = (
     "norms",
     "quant",
     "norm_quant",
+    "mxfp4",
     "rotary",
     "cache",
     "gather",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vllm_xpu_fp8_plugin.check import explain, making
 from vllm_xpu_fp8_plugin.check.call import Call, operator
-from vllm_xpu_fp8_plugin.check.expected import Expected, bits, compare
+from vllm_xpu_fp8_plugin.check.expected import FP4, Expected, bits, compare, stored
 from vllm_xpu_fp8_plugin.check.memory import OTHER_POISON, POISON, Memory
 from vllm_xpu_fp8_plugin.check.registry import Spec
 
@@ -103,7 +103,7 @@ def judge(call: Call, spec: Spec, device: torch.device) -> Verdict:
         _repeated(wanted, first, second, wrong, verdict)
     for name, mask in wrong.items():
         if mask is not None and bool(mask.any()):
-            result = _as_stored(first.after[name], wanted[name])
+            result = stored(first.after[name], wanted[name])
             words = explain.explained(call, spec, name, result, mask, wanted)
             verdict.faults.append(Fault(VALUES, words))
     if not verdict.faults:
@@ -175,7 +175,7 @@ def _value(
 ) -> Tensor | None:
     """Return which elements of an output are wrong; note those never written."""
     got, before = first.after[name], first.before[name]
-    if got.shape != expected.values.shape:
+    if stored(got, expected).shape != expected.values.shape:
         words = f"{name} has shape {list(got.shape)}, not {list(expected.values.shape)}"
         verdict.faults.append(Fault(VALUES, words))
         return None
@@ -187,6 +187,8 @@ def _value(
         same = bits(got) == bits(before)
         same &= bits(second.after[name]) == bits(second.before[name])
         same &= bits(before) != bits(second.before[name])
+        if expected.dtype == FP4:
+            same = same.repeat_interleave(2, -1)
         if expected.written is not None:
             same &= expected.written
         if bool(same.any()):
@@ -263,7 +265,3 @@ def _same_row(row: int, spec: Spec, first: _Run, run: _Run, verdict: Verdict) ->
 def _tokens(call: Call, name: str) -> int:
     value = call.arguments.get(name)
     return len(value) if isinstance(value, Tensor) and value.dim() else 0
-
-
-def _as_stored(tensor: Tensor, expected: Expected) -> Tensor:
-    return tensor if expected.dtype is None else tensor.view(expected.dtype)
