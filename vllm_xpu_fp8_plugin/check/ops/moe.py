@@ -179,3 +179,52 @@ def topk_softplus_sqrt(
     return _chosen(
         scores, correction_bias, topk_weights, renormalize, routed_scaling_factor
     )
+
+
+def _grouped() -> Iterator[Arguments]:
+    for tokens, experts, groups, count in (
+        (7, 64, 8, 6),
+        (1, 256, 8, 8),
+        (33, 32, 4, 2),
+    ):
+        for scoring in (0, 1):
+            for renormalize in (True, False):
+                scores = making.normal(tokens, experts, dtype=torch.float32)
+                yield {
+                    "scores": scores if scoring else scores.softmax(-1),
+                    "n_group": groups,
+                    "topk_group": groups // 2,
+                    "topk": count,
+                    "renormalize": renormalize,
+                    "routed_scaling_factor": 2.5,
+                    "bias": making.normal(experts, dtype=torch.float32),
+                    "scoring_func": scoring,
+                }
+
+
+@checked("_moe_C::grouped_topk", _grouped)
+def grouped_topk(
+    scores: Tensor,
+    n_group: int,
+    topk_group: int,
+    topk: int,
+    renormalize: bool,
+    routed_scaling_factor: float,
+    bias: Tensor,
+    scoring_func: int,
+) -> dict[str, Expected]:
+    own = scores.double().sigmoid() if scoring_func else scores.double()
+    ranked = own + bias.double()
+    groups = ranked.unflatten(1, (n_group, -1))
+    # A group counts by its two best experts.
+    best = groups.topk(2, -1).values.sum(-1).topk(topk_group, -1).indices
+    kept = torch.zeros(len(scores), n_group, dtype=torch.bool).scatter(1, best, True)
+    ranked = groups.masked_fill(~kept.unsqueeze(-1), -torch.inf).flatten(1)
+    chosen = ranked.sort(dim=-1, descending=True, stable=True).indices[:, :topk]
+    weights = own.gather(1, chosen)
+    if renormalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return {
+        "return.0": Expected(weights * routed_scaling_factor, relative=2.0**-18),
+        "return.1": Expected(chosen),
+    }
