@@ -2,9 +2,13 @@
 """`doctor` and `verify` end with the `check` line when they find something."""
 
 import shlex
+from pathlib import Path
 
-from vllm_xpu_fp8_plugin.cli import check
+import pytest
+
+from vllm_xpu_fp8_plugin.cli import check, main
 from vllm_xpu_fp8_plugin.cli.next_step import next_step
+from vllm_xpu_fp8_plugin.verify import judge, report, workflow
 
 
 def parsed(line: str) -> "check.argparse.Namespace":
@@ -28,3 +32,24 @@ def test_a_model_s_name_gives_no_orders() -> None:
     line = next_step("m\x1b[31m; rm -rf ~", []).splitlines()[1]
     assert "\x1b" not in line
     assert shlex.split(line)[3].endswith("; rm -rf ~")
+
+
+@pytest.mark.parametrize("verdict", ["pass", "drift", "alarm"])
+def test_verify_ends_with_it_unless_it_passes(
+    verdict: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Catches a verify that finds something and leaves the user there."""
+    (tmp_path / "config.json").write_text("{}")
+    arms = ({}, {}, False)
+    monkeypatch.setattr(workflow, "both_arms", lambda *_: arms)
+    monkeypatch.setattr(judge, "judge", lambda *_: {"verdict": verdict})
+    for name in ("show", "draw"):
+        monkeypatch.setattr(report, name, lambda *_: None)
+    output = ["--output", str(tmp_path / "out")]
+    status = main(["verify", "--model", str(tmp_path), *output])
+    last = capsys.readouterr().out.splitlines()[-1]
+    command = f"vllm-xpu-fp8 check --model {tmp_path} -- --quantization fp8"
+    assert (status, last == command) == ((0, False) if verdict == "pass" else (1, True))

@@ -149,6 +149,8 @@ def test_readme_shows_what_is_printed(
     assert (
         printed.partition("\n\n1 problem")[0] in (DOCS.parent / "README.md").read_text()
     )
+    # What it found leads on to the kernels.
+    assert printed.endswith(":\nvllm-xpu-fp8 check\n")
 
 
 @pytest.mark.parametrize(
