@@ -71,9 +71,11 @@ def _work(llm: Any, progress: Progress) -> None:
         found: list[int] = llm.get_tokenizer().encode(text, add_special_tokens=special)
         return found
 
-    prompts = [
+    prompts: list[Any] = [
         {"prompt_token_ids": ids} for ids in plan.cut(list(texts), encode, sizes, 0)
     ]
+    if config.model_config.is_encoder_decoder:
+        prompts = [_with_audio(prompt) for prompt in prompts[:4]]
     progress.total = len(prompts) * 2
     for batch in (*([p] for p in prompts), prompts):
         if task == plan.GENERATE:
@@ -89,6 +91,18 @@ def _work(llm: Any, progress: Progress) -> None:
             llm.embed(batch, use_tqdm=progress.bar())
         else:
             llm.classify(batch, use_tqdm=progress.bar())
+
+
+def _with_audio(prompt: Any) -> Any:
+    """Return a prompt of an encoder-decoder, which transcribes two seconds of a tone."""
+    import numpy as np
+
+    tone = np.sin(np.arange(32000) * (2 * np.pi * 440 / 16000)).astype(np.float32)
+    audio = {"audio": (tone, 16000)}
+    return {
+        "encoder_prompt": {"prompt": "", "multi_modal_data": audio},
+        "decoder_prompt": prompt,
+    }
 
 
 if __name__ == "__main__":
