@@ -8,7 +8,7 @@ import torch
 
 from tests.check.faults import FAULTS, PutIn
 from vllm_xpu_fp8_plugin.check import device, making, replay
-from vllm_xpu_fp8_plugin.check.call import Call, operator
+from vllm_xpu_fp8_plugin.check.call import Call, complete, operator
 from vllm_xpu_fp8_plugin.check.registry import Spec, specs
 
 
@@ -25,7 +25,7 @@ def call_with(fault: PutIn) -> tuple[Call, Spec]:
     spec = specs()[fault.op]
     making.seed(0)
     for arguments in spec.cases():
-        call = replay.complete(Call(fault.op, arguments, frozenset(spec.host)))
+        call = complete(Call(fault.op, arguments, frozenset(spec.host)))
         if call is not None and fault.where(call.arguments):
             return call, spec
     raise AssertionError("no call of the catalogue shows the fault")

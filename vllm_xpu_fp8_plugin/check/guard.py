@@ -17,11 +17,12 @@ from vllm.logger import init_logger
 
 from vllm_xpu_fp8_plugin import envs
 from vllm_xpu_fp8_plugin.check import making
-from vllm_xpu_fp8_plugin.check.call import Call
+from vllm_xpu_fp8_plugin.check.cache_calls import cache_calls
+from vllm_xpu_fp8_plugin.check.call import Call, complete
 from vllm_xpu_fp8_plugin.check.expected import compare
 from vllm_xpu_fp8_plugin.check.explain import explained
 from vllm_xpu_fp8_plugin.check.registry import specs
-from vllm_xpu_fp8_plugin.check.replay import complete, judge
+from vllm_xpu_fp8_plugin.check.replay import judge
 
 logger = init_logger("vllm.xpu_fp8_plugin.check")
 
@@ -218,7 +219,7 @@ def _caches(model: torch.nn.Module) -> tuple[int, list[Wrong]]:
             continue
         seen.add(key)
         dtype = getattr(module, "dtype", None) or torch.bfloat16
-        calls = _cache_calls(kind, module.num_heads, heads, size, dtype)
+        calls = cache_calls(kind, module.num_heads, heads, size, dtype)
         for call in calls:
             made = complete(call)
             if made is None:
@@ -227,29 +228,3 @@ def _caches(model: torch.nn.Module) -> tuple[int, list[Wrong]]:
             if verdict.faults:
                 wrong.append(Wrong(name, f"{call.op} {verdict.faults[0].words}"))
     return len(seen), wrong
-
-
-def _cache_calls(
-    kind: str, heads: int, kv_heads: int, size: int, dtype: torch.dtype
-) -> list[Call]:
-    from vllm_xpu_fp8_plugin.check.ops import attention, cache
-
-    fp8 = cache.fp8_of(kind)
-    dtype = dtype if dtype in making.HALVES else torch.bfloat16
-    pages = making.empty(2, 3, 64, kv_heads, size, dtype=fp8 or dtype)
-    pages = pages.view(torch.uint8) if fp8 else pages
-    write = {
-        "key": making.normal(3, kv_heads, size, dtype=dtype),
-        "value": making.normal(3, kv_heads, size, dtype=dtype),
-        "key_cache": pages[0],
-        "value_cache": pages[1],
-        "slot_mapping": torch.tensor([64, 191, 0]),
-        "kv_cache_dtype": kind if fp8 else "auto",
-        "k_scale": making.positive(1),
-        "v_scale": making.positive(1),
-    }
-    read = attention.paged([1, 2], [65, 9], (heads, kv_heads, size), dtype, 64, fp8)
-    return [
-        Call("_C_cache_ops::reshape_and_cache_flash", write),
-        Call("_vllm_fa2_C::varlen_fwd", read),
-    ]

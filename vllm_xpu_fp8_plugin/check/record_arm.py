@@ -58,8 +58,9 @@ def stop(worker: Any) -> int:
 
 def _work(llm: Any, progress: Progress) -> None:
     """Run prompts, each alone and then together."""
-    task = detect_task(llm)
     config = llm.llm_engine.vllm_config
+    hears = config.model_config.is_encoder_decoder
+    task = plan.GENERATE if hears else detect_task(llm)
     longest = plan.longest_input(
         task, config.model_config.max_model_len, llm.get_tokenizer()
     )
@@ -74,7 +75,7 @@ def _work(llm: Any, progress: Progress) -> None:
     prompts: list[Any] = [
         {"prompt_token_ids": ids} for ids in plan.cut(list(texts), encode, sizes, 0)
     ]
-    if config.model_config.is_encoder_decoder:
+    if hears:
         prompts = [_with_audio(prompt) for prompt in prompts[:4]]
     progress.total = len(prompts) * 2
     for batch in (*([p] for p in prompts), prompts):
@@ -94,7 +95,7 @@ def _work(llm: Any, progress: Progress) -> None:
 
 
 def _with_audio(prompt: Any) -> Any:
-    """Return a prompt of an encoder-decoder, which transcribes two seconds of a tone."""
+    """Return a prompt of an encoder-decoder that hears two seconds of a tone."""
     import numpy as np
 
     tone = np.sin(np.arange(32000) * (2 * np.pi * 440 / 16000)).astype(np.float32)

@@ -19,6 +19,7 @@ _SUBJECTS = (
     "activations",
     "norms",
     "quant",
+    "silu_quant",
     "norm_quant",
     "mxfp4",
     "rotary",

@@ -111,30 +111,6 @@ def judge(call: Call, spec: Spec, device: torch.device) -> Verdict:
     return verdict
 
 
-def complete(call: Call) -> Call | None:
-    """Return the call with what the installed op takes, None where it cannot be made.
-
-    Releases differ in arguments: those that an op lacks are dropped where they ask
-    for nothing, those that a call lacks get their defaults, or None.
-    """
-    op = operator(call.op)
-    if op is None:
-        return None
-    taken = {a.name: a for a in op._schema.arguments}
-    arguments = {}
-    for name, value in call.arguments.items():
-        if name in taken:
-            arguments[name] = value
-        elif isinstance(value, Tensor) or value:
-            return None
-    for name, argument in taken.items():
-        if name not in arguments and not argument.has_default_value():
-            if "Optional" not in str(argument.type):
-                return None
-            arguments[name] = None
-    return Call(call.op, arguments, call.host, call.layers, call.count)
-
-
 def _run(call: Call, device: torch.device, poisoned: list[str], poison: int) -> _Run:
     memory = Memory(call, device, poisoned, poison)
     returned = operator(call.op)(**memory.arguments)

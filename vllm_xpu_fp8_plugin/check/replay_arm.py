@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from vllm_xpu_fp8_plugin.check import device, making, repro, save
-from vllm_xpu_fp8_plugin.check.call import Call
+from vllm_xpu_fp8_plugin.check.call import Call, complete
 from vllm_xpu_fp8_plugin.check.registry import NOT_COMPUTATIONS, specs
-from vllm_xpu_fp8_plugin.check.replay import complete, replay
+from vllm_xpu_fp8_plugin.check.replay import replay
 from vllm_xpu_fp8_plugin.verify import child
 from vllm_xpu_fp8_plugin.verify.child import CannotRunError, Progress, Result
 
