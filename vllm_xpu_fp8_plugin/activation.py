@@ -110,6 +110,7 @@ def activate() -> str | None:
     """
     envs.register_with_vllm()
     try:
+        envs.CHECK.get()  # a wrong value is said before anything loads
         decision = decide()
         if decision.requested == envs.EMULATE:
             if not decision.active:

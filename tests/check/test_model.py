@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.engine import run_engine
+from vllm_xpu_fp8_plugin import activation
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +44,15 @@ def test_guard_refuses_and_names_the_layer(minilm: str) -> None:
     assert "encoder.layer.0.intermediate.dense" in result["error"]
     assert "ignores B_scale_" in result["error"]
     assert "vllm-xpu-fp8 check --model" in result["error"]
+
+
+def test_a_wrong_value_ends_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a value that is taken for off, or a traceback out of the loader."""
+    monkeypatch.setenv("VLLM_XPU_FP8_CHECK", "always")
+    activation.activate.cache_clear()
+    with pytest.raises(SystemExit, match="VLLM_XPU_FP8_CHECK='always' is not an"):
+        activation.activate()
+    activation.activate.cache_clear()
 
 
 def test_guard_passes_a_sound_model(minilm: str) -> None:
