@@ -31,7 +31,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         "check",
         help="find the kernel that computes something else",
         description="Make calls of the kernel package's ops on the device and compare "
-        "with float64 on the CPU: the calls that a model makes, or a catalogue of "
+        "with float64\non the CPU: the calls that a model makes, or a catalogue of "
         "typical and awkward ones.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -143,6 +143,8 @@ def _cases() -> Iterator[Arguments]:
         yield _call([40, 70], [40, 70], (4, 4, 64), dtype, window_size_left=8,
                     window_size_right=8)  # fmt: skip
         yield _call([33], [33], (8, 2, 128), dtype, is_causal=True)
+        # A sequence without a token, in the middle.
+        yield _call([5, 0, 3], [5, 0, 3], (4, 2, 64), dtype)
         for size, block in ((64, 64), (128, 64), (64, 16)):
             yield paged([7, 33], [20, 130], (4, 2, size), dtype, block)
             yield paged([1, 1, 1], [1, 64, 129], (8, 2, size), dtype, block)
