@@ -122,7 +122,7 @@ def install(schemas: Mapping[str, str], compiled: bool, reason: str) -> str:
         function = functions.get(name)
         if function:
             _register(name, declared, function)
-        why = NOT_ON_A_CPU.get(name, "") if compiled else reason
+        why = _not_compiled(name) if compiled else reason
         if not why and _has_kernel(name):
             _ops[name] = Op(COMPILED)
             continue
@@ -132,6 +132,14 @@ def install(schemas: Mapping[str, str], compiled: bool, reason: str) -> str:
             _register(name, declared, _missing(name, why))
         _use_reference(name)
     return reason
+
+
+def _not_compiled(name: str) -> str:
+    """Return why the compiled op does not run, "" if it does."""
+    why = NOT_ON_A_CPU.get(name, "")
+    if why == _XE2 and envs.VIRTUAL_OPS.get() == envs.COMPILED:
+        return ""
+    return why
 
 
 def substitute(name: str, function: Callable[..., Any], by: str) -> None:
