@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // A module whose inline assembly is calls of functions that are written here.
+#include <algorithm>
+#include <cstdio>
 #include <set>
 #include <stdexcept>
 
+#include "device.h"
 #include "xe2.h"
 
 namespace virtual_xpu {
@@ -53,6 +56,21 @@ std::set<Id> in_loops(const std::vector<uint32_t>& words, size_t begin, size_t e
     if (seen.count(from)) looping.insert(from);
   }
   return looping;
+}
+
+// Whether assemblies and functions on payloads are all that names one in a function.
+bool only_called_with(const std::vector<uint32_t>& words, size_t begin, size_t end,
+                      Id payload, const Stripped& stripped) {
+  bool only = true;
+  each_instruction(words, begin, [&](uint32_t code, size_t i, uint32_t length) {
+    const uint32_t* w = words.data() + i;
+    if (i >= end || code == kAsmCall) return;
+    if (code == op::kFunctionCall)
+      for (auto& [name, function] : stripped.built_ins)
+        if (function.first == w[3]) return;
+    for (uint32_t k = 1; k < length; ++k) only = only && w[k] != payload;
+  });
+  return only;
 }
 
 // Defines a payload in memory of the lane: what it is made of, in the order of its
@@ -120,10 +138,11 @@ void Rewriting::write_body(size_t begin, size_t end, std::vector<uint32_t>& out)
       if (code == op::kLabel && !entry) entry = body.size();
       return;
     }
-    // One payload for each place that makes one: it must not make a second.
+    // One payload for each place that makes one. In a loop it is made anew, which is
+    // seen by whoever holds it by another way than its name.
     if (loops.empty()) loops = in_loops(words, begin, end);
-    if (loops.count(block))
-      throw std::runtime_error("a 2D block payload that is made in a loop");
+    if (loops.count(block) && !only_called_with(words, begin, end, w[2], stripped_))
+      throw std::runtime_error("a 2D block payload that is made in a loop and kept");
     Id array = b_.global(op::kTypeArray, {b_.integer(64), b_.u32(kPayloadBytes / 8)});
     Id own = b_.fresh(), generic = b_.fresh();
     put(variables, op::kVariable, {b_.pointer(kPrivate, array), own, kPrivate});
@@ -167,3 +186,18 @@ std::vector<uint32_t> rewrite_xe2(const std::vector<uint32_t>& words,
 }
 
 }  // namespace virtual_xpu
+
+extern "C" {
+
+// For tests: rewrites a module of `count` words and returns how many words that makes,
+// of which it writes those that there is room for. 0: `why` is what is not known.
+VIRTUAL_XPU_API size_t virtual_xpu_rewritten(const uint32_t* words, size_t count,
+                                             uint32_t* out, size_t room, char* why,
+                                             size_t why_room) {
+  std::string missing;
+  auto made = virtual_xpu::rewrite_xe2({words, words + count}, missing);
+  std::copy_n(made.begin(), std::min(room, made.size()), out);
+  std::snprintf(why, why_room, "%s", missing.c_str());
+  return made.size();
+}
+}
