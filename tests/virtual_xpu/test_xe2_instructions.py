@@ -255,6 +255,24 @@ def test_registers_of_one_lane_for_all() -> None:
     np.testing.assert_array_equal(got.ravel(), 0x4308 ^ (shifted & 0xF))
 
 
+def test_a_predicate_chooses_and_its_inverse_the_other() -> None:
+    """Catches bits of a predicate in another order, and an ignored "!"."""
+    text = """{
+    .decl EVEN v_type=P num_elts=16
+    .decl OUT v_type=G type=UD num_elts=32 alias=<$0,0>
+    .decl IN v_type=G type=UD num_elts=16 alias=<$1,0>
+    setp (M1_NM, 16) EVEN 0x5553:uw
+    (EVEN) sel (M1_NM, 16) OUT(0,0)<1> IN(0,0)<1;1,0> 0x7:ud
+    (!EVEN) sel (M1_NM, 16) OUT(1,0)<1> IN(0,0)<1;1,0> 0x7:ud
+    }"""
+    data = RANDOM.integers(100, 1 << 30, (1, LANES), dtype=np.uint32)
+    got = run(text, "=rw,rw", [data], (np.uint32, 2))
+    assert got is not None
+    even = (0x5553 >> np.arange(LANES)) & 1 == 1
+    np.testing.assert_array_equal(got[0], np.where(even, data[0], 7))
+    np.testing.assert_array_equal(got[1], np.where(even, 7, data[0]))
+
+
 @pytest.mark.parametrize(
     "text",
     [

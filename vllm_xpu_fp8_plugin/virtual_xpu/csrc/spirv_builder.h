@@ -55,6 +55,7 @@ enum Code : uint32_t {
   kFNegate = 127,
   kLogicalAnd = 167,
   kLogicalOr = 166,
+  kLogicalNot = 168,
   kSelect = 169,
   kIEqual = 170,
   kINotEqual = 171,

@@ -168,6 +168,7 @@ void statement(const std::string& text, Program& program) {
   if (line.take(".decl")) return declare(line, program);
   Instruction instruction;
   if (line.take("(")) {
+    instruction.inverse = line.take("!");
     instruction.predicate = line.word();
     line.need(")");
   }

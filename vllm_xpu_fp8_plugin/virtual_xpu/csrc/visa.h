@@ -40,6 +40,7 @@ struct Operand {
 struct Instruction {
   std::string name;       // with what follows after dots
   std::string predicate;  // a variable, or empty
+  bool inverse = false;   // of the predicate
   uint32_t channels = 0;
   std::vector<Operand> operands;  // the destination first
 };

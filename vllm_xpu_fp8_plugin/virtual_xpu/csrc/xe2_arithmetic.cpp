@@ -29,6 +29,7 @@ class Arithmetic {
   Id compute(const Instruction& from, const std::vector<Id>& sources);
   Id compute_float(const Instruction& from, const std::vector<Id>& sources);
   Id compare(const Instruction& from, Id channel);
+  Id set_bit(const Instruction& from, Id channel);
   Id source(const visa::Operand& operand, Id channel, bool as_float);
 
   Builder& b_;
@@ -122,11 +123,22 @@ Id Arithmetic::compare(const Instruction& from, Id channel) {
                   source(from.operands[2], channel, true)});
 }
 
+// A predicate from the bits of a number.
+Id Arithmetic::set_bit(const Instruction& from, Id channel) {
+  if (from.operands.size() != 2 || !from.operands[1].name.empty()) unknown(from);
+  Id shifted =
+      bits(op::kShiftRightLogical, registers_.read(from.operands[1], channel), channel);
+  return b_.emit(op::kINotEqual, b_.boolean(),
+                 {bits(op::kBitwiseAnd, shifted, b_.u32(1)), b_.u32(0)});
+}
+
 void Arithmetic::run(const Instruction& from) {
   if (from.name.rfind("dpas.", 0) == 0) return write_dpas(b_, registers_, from);
   if (from.operands.size() < 2) unknown(from);
   auto& target = from.operands[0];
-  bool comparison = from.name.rfind("cmp.", 0) == 0;
+  bool choice = from.name == "sel", setting = from.name == "setp";
+  bool comparison = setting || from.name.rfind("cmp.", 0) == 0;
+  if (choice && (from.predicate.empty() || from.operands.size() != 3)) unknown(from);
   Type to = registers_.type(target);
   bool fcvt = from.name == "fcvt";
   if (fcvt) {
@@ -134,7 +146,10 @@ void Arithmetic::run(const Instruction& from) {
     Type type = registers_.type(from.operands[1]);
     if (to.kind != Kind::kFloat || to.bytes != 2 || type.bytes != 1) unknown(from);
   }
-  bool floats = !comparison && !fcvt && is_float(to);
+  bool floats = !comparison && !fcvt && !choice && is_float(to);
+  if (choice)
+    for (int i = 1; i < 3; ++i)
+      if (registers_.type(from.operands[i]).kind != to.kind) unknown(from);
   // A copy keeps every bit, those of a NaN too.
   if (from.name == "mov") {
     Type type = registers_.type(from.operands[1]);
@@ -144,25 +159,31 @@ void Arithmetic::run(const Instruction& from) {
   uint32_t parts = std::max(1u, from.channels / visa::kLanes);
   std::vector<Id> channels, enabled, results;
   for (uint32_t p = 0; p < parts; ++p) {
-    Id channel = b_.add(b_.lane(), b_.u32(p * visa::kLanes)), on = 0;
+    Id channel = b_.add(b_.lane(), b_.u32(p * visa::kLanes)), on = 0, chosen = 0;
     if (from.channels < visa::kLanes) {
       on = b_.less(channel, b_.u32(from.channels));
       channel = b_.mod(channel, from.channels);
     }
     if (!from.predicate.empty()) {
       Id set = registers_.read_predicate(from.predicate, channel);
-      on = on ? b_.both(on, set) : set;
+      if (from.inverse) set = b_.emit(op::kLogicalNot, b_.boolean(), {set});
+      if (choice)
+        chosen = set;
+      else
+        on = on ? b_.both(on, set) : set;
     }
     channels.push_back(channel);
     enabled.push_back(on);
     if (comparison) {
-      results.push_back(compare(from, channel));
+      results.push_back(setting ? set_bit(from, channel) : compare(from, channel));
       continue;
     }
     std::vector<Id> sources;
     for (size_t i = 1; i < from.operands.size(); ++i)
       sources.push_back(source(from.operands[i], channel, floats));
-    if (fcvt)
+    if (choice)
+      results.push_back(b_.select(b_.integer(32), chosen, sources[0], sources[1]));
+    else if (fcvt)
       results.push_back(bits(op::kShiftLeftLogical, sources[0], b_.u32(8)));
     else
       results.push_back(floats ? from_float(b_, compute_float(from, sources), to)
