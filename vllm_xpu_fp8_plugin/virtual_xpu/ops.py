@@ -45,7 +45,7 @@ NOT_ON_A_CPU: dict[str, str] = {
     "_xpu_C::int4_gemm_w4a8": _ONEDNN,
     "_xpu_C::fp4_gemm": _ONEDNN,
     "_xpu_C::fp4_gemm_w4a16": _ONEDNN,
-    "_xpu_C::cutlass_grouped_gemm_interface": _XE2,
+    "_xpu_C::cutlass_grouped_gemm_interface": _SLOW,
     "_xpu_C::gdn_attention": _XE2,
     "_xpu_C::fp8_mqa_logits": _XE2,
     "_xpu_C::fp8_paged_mqa_logits": _XE2,
