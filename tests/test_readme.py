@@ -65,7 +65,7 @@ RUN_BY = {
         "benchmarks::test_off_costs_less_than_a_millisecond"
     ),
     "python benchmarks/throughput.py": (
-        "benchmarks::test_emulated_fp8_keeps_up_with_transformers"
+        "benchmarks::test_fp8_keeps_up_with_transformers"
     ),
 }
 

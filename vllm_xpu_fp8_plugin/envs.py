@@ -151,14 +151,15 @@ class Folder(NamedTuple):
         return "a folder"
 
 
-COMPILED, REFERENCE = "compiled", "reference"
+AUTO, COMPILED, REFERENCE = "auto", "compiled", "reference"
 
 VIRTUAL_OPS = EnvVar(
     "VLLM_XPU_FP8_VIRTUAL_OPS",
-    {COMPILED: ("compiled",), REFERENCE: ("reference",)},
-    COMPILED,
-    "compiled: on the virtual XPU the kernel package's own compiled code runs, and "
-    "PyTorch where that cannot. reference: PyTorch throughout.",
+    {AUTO: ("auto",), COMPILED: ("compiled",), REFERENCE: ("reference",)},
+    AUTO,
+    "auto: on the virtual XPU the kernel package's own compiled code runs, and PyTorch "
+    "where that cannot or, as attention, is slow on a CPU. compiled: compiled code "
+    "wherever it can run. reference: PyTorch throughout.",
 )
 
 VIRTUAL_GPU = EnvVar(

@@ -33,7 +33,14 @@ _DEVICE = (
     "few_rows",
     "few_rows_kernel",
 )
-_SYCL = ("sycl_runtime", "images", "spirv")
+_XE2 = (
+    *("arithmetic", "assembly", "block2d", "dpas", "floats", "registers", "rewrite"),
+    "strip",
+)
+_SYCL = (
+    *("sycl_runtime", "architecture", "images", "spirv", "spirv_builder", "visa"),
+    *(f"xe2_{part}" for part in _XE2),
+)
 _FLAGS = (
     "-std=c++20",
     "-O2",
@@ -109,7 +116,7 @@ def _compiler() -> list[str]:
         f"CXX={named} is not a command" if named else "No C++ compiler is installed"
     )
     raise VirtualXPUError(
-        f"{wanted}. The virtual XPU compiles 11 small files once. Install one (on "
+        f"{wanted}. The virtual XPU compiles 22 small files once. Install one (on "
         "Debian and Ubuntu: apt-get install g++), or set CXX to one."
     )
 

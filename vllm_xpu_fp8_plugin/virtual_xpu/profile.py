@@ -32,6 +32,11 @@ class Profile:
     local_memory: int = 128 << 10
     integrated: bool = False
 
+    @property
+    def slices(self) -> tuple[int, int]:
+        """Return the number of render slices, and of Xe cores of each."""
+        return self.execution_units // 32, 4
+
 
 PROFILES = {
     "b580": Profile(

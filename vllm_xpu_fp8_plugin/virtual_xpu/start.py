@@ -99,6 +99,10 @@ def _load(
         )
     if runtime:
         sycl.virtual_xpu_use_sycl()
+        sycl.virtual_xpu_set_architecture(
+            ctypes.c_uint64(profile.architecture), *profile.slices
+        )
+        sycl.virtual_xpu_rewrite(envs.VIRTUAL_OPS.get() == envs.COMPILED)
         properties.virtual_xpu_set_properties(
             profile.model.encode(),
             profile.execution_units,

@@ -13,6 +13,7 @@
 
 #include "device.h"
 #include "spirv.h"
+#include "xe2.h"
 
 namespace virtual_xpu {
 namespace {
@@ -65,6 +66,8 @@ struct Kernel {
   std::string name, missing;
 };
 std::mutex g_mutex;
+// Whether kernels with an Intel GPU's instructions are rewritten.
+bool g_rewrite = false;
 std::vector<Kernel>& kernels() {
   static auto* made = new std::vector<Kernel>;
   return *made;
@@ -90,15 +93,15 @@ std::vector<PropertySet>* properties_of(const Image& image, const char* kernel) 
     if (name == "SYCL/devicelib req mask") continue;
     bool by_kernel =
         name == "SYCL/implicit local arg" || name == "SYCL/kernel param opt";
-    bool requirements = name == "SYCL/device requirements";
-    if (!by_kernel && !requirements) {
-      sets->push_back(*set);
-      continue;
-    }
+    // What a GPU's compiler is asked for.
+    auto for_gpu = [](const char* property) {
+      return !std::strcmp(property, "compile_target") ||
+             !std::strcmp(property, "sycl-grf-size") ||
+             !std::strcmp(property, "sycl-register-alloc-mode");
+    };
     auto* kept = new std::vector<Property>;
     for (auto* property = set->begin; property < set->end; ++property)
-      if (by_kernel ? !std::strcmp(property->name, kernel)
-                    : std::strcmp(property->name, "compile_target") != 0)
+      if (by_kernel ? !std::strcmp(property->name, kernel) : !for_gpu(property->name))
         kept->push_back(*property);
     if (!kept->empty())
       sets->push_back({set->name, kept->data(), kept->data() + kept->size()});
@@ -106,34 +109,41 @@ std::vector<PropertySet>* properties_of(const Image& image, const char* kernel) 
   return sets;
 }
 
+// A kernel's code for the CPU, or none and why in `missing`.
+std::vector<uint32_t> code_for_cpu(const Module& module, const char* kernel,
+                                   std::string& missing) {
+  if (module.missing().empty()) return module.only(kernel);
+  if (g_rewrite && module.rewritable())
+    return rewrite_xe2(module.only(kernel), missing);
+  missing = module.missing();
+  return {};
+}
+
 void add(const Image& image, std::vector<Image>& out) {
-  std::string missing;
   auto words = find_spirv(image.begin, image.end);
   std::unique_ptr<Module> module;
-  if (!words.begin) {
-    missing = "an image without SPIR-V";
-  } else {
-    module = std::make_unique<Module>(words);
-    missing = module->missing();
-  }
-  // Left as it is, for a GPU: launching one of its kernels raises. One that is not
-  // registered at all would crash the runtime.
-  if (!missing.empty()) out.push_back(image);
+  if (words.begin) module = std::make_unique<Module>(words);
   each_entry(image, [&](char* name, char* begin, char* end) {
+    std::string missing = module ? "" : "an image without SPIR-V";
+    std::vector<uint32_t> code;
+    if (module) code = code_for_cpu(*module, name, missing);
     kernels().push_back({name, missing});
-    if (!missing.empty()) return;
-    auto* code = new std::vector<uint32_t>(module->only(name));
-    auto* properties = properties_of(image, name);
     Image one = image;
-    one.target = "spir64";
-    one.format = kSpirvFormat;
-    one.compile_options = one.link_options = "";
-    one.begin = reinterpret_cast<unsigned char*>(code->data());
-    one.end = one.begin + code->size() * 4;
     one.entries_begin = begin;
     one.entries_end = end;
+    auto* properties = properties_of(image, name);
     one.properties_begin = properties->data();
     one.properties_end = properties->data() + properties->size();
+    // Else left as it is, for a GPU: launching it raises. A kernel that is not
+    // registered at all would crash the runtime.
+    if (missing.empty()) {
+      auto* kept = new std::vector<uint32_t>(std::move(code));
+      one.target = "spir64";
+      one.format = kSpirvFormat;
+      one.compile_options = one.link_options = "";
+      one.begin = reinterpret_cast<unsigned char*>(kept->data());
+      one.end = one.begin + kept->size() * 4;
+    }
     out.push_back(one);
   });
 }
@@ -175,6 +185,8 @@ VIRTUAL_XPU_API void __sycl_register_lib(virtual_xpu::Descriptor* descriptor) {
 
 // At exit. The images stay, since those of the descriptor were never registered.
 VIRTUAL_XPU_API void __sycl_unregister_lib(virtual_xpu::Descriptor*) {}
+
+VIRTUAL_XPU_API void virtual_xpu_rewrite(bool on) { virtual_xpu::g_rewrite = on; }
 
 // Writes "kernel<TAB>what it lacks" a line and returns the bytes that takes.
 VIRTUAL_XPU_API size_t virtual_xpu_kernels(char* out, size_t room) {

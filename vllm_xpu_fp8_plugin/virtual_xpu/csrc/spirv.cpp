@@ -44,6 +44,11 @@ const char* gpu_only(uint32_t capability) {
   }
 }
 
+// Those of which xe2_rewrite.cpp knows the meaning.
+bool has_meaning(uint32_t capability) {
+  return capability == 5606 || capability == 6141;
+}
+
 // Whether an instruction within a function defines an id. Types and constants stand
 // before the first function.
 bool has_result(uint32_t op) {
@@ -139,6 +144,8 @@ Module::Module(Words words) : words_(words) {
   each(w, 5, words.count, [&](uint32_t op, size_t i, uint32_t) {
     if (op == kCapability && missing_.empty())
       if (auto* name = gpu_only(w[i + 1])) missing_ = name;
+    if (op == kCapability && gpu_only(w[i + 1]))
+      rewritable_ = rewritable_ && has_meaning(w[i + 1]);
     if (op == kEntryPoint)
       kernels_[reinterpret_cast<const char*>(w + i + 3)] = w[i + 2];
     if (op == kFunction) {

@@ -25,6 +25,8 @@ class Module {
   // What the CPU's compiler has not, and that this module needs: instructions of an
   // Intel GPU. Empty if there is none.
   const std::string& missing() const { return missing_; }
+  // Whether all that is missing can be written in other instructions.
+  bool rewritable() const { return rewritable_; }
   // The same module with one kernel and what it calls. A module of a hundred kernels
   // takes minutes to compile, a kernel a fraction of a second.
   std::vector<uint32_t> only(const std::string& kernel) const;
@@ -37,6 +39,7 @@ class Module {
   Words words_;
   size_t functions_begin_ = 0;
   std::string missing_;
+  bool rewritable_ = true;
   std::vector<Function> functions_;
   std::unordered_map<uint32_t, size_t> function_of_;  // its id -> index
   std::unordered_map<uint32_t, size_t> defined_in_;   // a local id -> function's index

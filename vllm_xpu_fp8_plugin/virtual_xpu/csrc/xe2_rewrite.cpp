@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+// A module whose inline assembly is calls of functions that are written here.
+#include <algorithm>
+#include <cstdio>
+#include <set>
+#include <stdexcept>
+
+#include "device.h"
+#include "xe2.h"
+
+namespace virtual_xpu {
+namespace {
+
+class Rewriting {
+ public:
+  explicit Rewriting(Stripped stripped)
+      : stripped_(std::move(stripped)), b_(stripped_.words) {}
+  std::vector<uint32_t> run();
+
+ private:
+  void write_body(size_t begin, size_t end, std::vector<uint32_t>& out);
+  void write_call(const uint32_t* call, uint32_t length, std::vector<uint32_t>& out);
+  void write_set(const char* name, PayloadField field);
+  Id initialise();
+
+  Stripped stripped_;
+  Builder b_;
+  // An assembly and the immediates of a call of it -> the function for both.
+  std::map<std::vector<uint32_t>, Id> functions_;
+  Id initialise_ = 0, local_ = 0;
+};
+
+// The blocks of a function that lie in a loop.
+std::set<Id> in_loops(const std::vector<uint32_t>& words, size_t begin, size_t end) {
+  std::map<Id, std::set<Id>> next;
+  Id block = 0;
+  each_instruction(words, begin, [&](uint32_t code, size_t i, uint32_t length) {
+    if (i >= end) return;
+    const uint32_t* w = words.data() + i;
+    if (code == op::kLabel) block = w[1];
+    if (code == op::kBranch) next[block].insert(w[1]);
+    if (code == op::kBranchConditional) next[block].insert({w[2], w[3]});
+    if (code == op::kSwitch)
+      for (uint32_t k = 2; k < length; k += 2) next[block].insert(w[k]);
+  });
+  std::set<Id> looping;
+  for (auto& [from, ignored] : next) {
+    std::set<Id> seen;
+    std::vector<Id> todo{from};
+    while (!todo.empty() && !seen.count(from)) {
+      Id at = todo.back();
+      todo.pop_back();
+      for (Id id : next[at])
+        if (seen.insert(id).second) todo.push_back(id);
+    }
+    if (seen.count(from)) looping.insert(from);
+  }
+  return looping;
+}
+
+// Whether assemblies and functions on payloads are all that names one in a function.
+bool only_called_with(const std::vector<uint32_t>& words, size_t begin, size_t end,
+                      Id payload, const Stripped& stripped) {
+  bool only = true;
+  each_instruction(words, begin, [&](uint32_t code, size_t i, uint32_t length) {
+    const uint32_t* w = words.data() + i;
+    if (i >= end || code == kAsmCall) return;
+    if (code == op::kFunctionCall)
+      for (auto& [name, function] : stripped.built_ins)
+        if (function.first == w[3]) return;
+    for (uint32_t k = 1; k < length; ++k) only = only && w[k] != payload;
+  });
+  return only;
+}
+
+// Defines a payload in memory of the lane: what it is made of, in the order of its
+// call.
+Id Rewriting::initialise() {
+  if (initialise_) return initialise_;
+  Id pointer = b_.pointer(kGeneric, b_.integer(8)), u32 = b_.integer(32);
+  std::vector<uint32_t> type{b_.global(op::kTypeVoid, {}), pointer, b_.integer(64)};
+  type.insert(type.end(), 8, u32);
+  initialise_ = b_.fresh();
+  auto parameters = b_.begin(initialise_, b_.global(op::kTypeFunction, type));
+  Id payload = b_.address(parameters[0]);
+  b_.store(b_.integer(64), 8, payload, parameters[1]);
+  for (auto [field, number] :
+       {std::pair{kWidth, 2}, {kHeight, 3}, {kPitch, 4}, {kBlockX, 5}, {kBlockY, 6}})
+    b_.store(u32, 4, b_.at(payload, b_.u32(field)), parameters[number]);
+  b_.end(0);
+  return initialise_;
+}
+
+void Rewriting::write_set(const char* name, PayloadField field) {
+  auto it = stripped_.built_ins.find(name);
+  // Without a type it is declared in another function's module, and not called here.
+  if (it == stripped_.built_ins.end() || !it->second.second) return;
+  auto parameters = b_.begin(it->second.first, it->second.second);
+  Id where = b_.at(b_.address(parameters[0]), b_.u32(field));
+  b_.store(b_.integer(32), 4, where, parameters[1]);
+  b_.end(0);
+}
+
+void Rewriting::write_call(const uint32_t* call, uint32_t length,
+                           std::vector<uint32_t>& out) {
+  auto& assembly = stripped_.assemblies.at(call[3]);
+  std::vector<uint32_t> key{call[3]};
+  for (uint32_t i = 4; i < length; ++i)
+    if (auto* constant = b_.definition(call[i]);
+        constant && (*constant)[0] == op::kConstant)
+      key.push_back(call[i]);
+  auto [it, added] = functions_.emplace(key, 0);
+  if (added) {
+    it->second = b_.fresh();
+    write_assembly(b_, it->second, assembly, call + 4, local_);
+  }
+  std::vector<uint32_t> operands(call + 1, call + length);
+  operands[2] = it->second;
+  put(out, op::kFunctionCall, operands);
+}
+
+void Rewriting::write_body(size_t begin, size_t end, std::vector<uint32_t>& out) {
+  auto& words = b_.words();
+  auto create = stripped_.built_ins.find(kCreatePayload);
+  std::vector<uint32_t> variables, body;
+  size_t entry = 0;  // where the function's first block begins in `body`
+  Id block = 0;
+  std::set<Id> loops;
+  each_instruction(words, begin, [&](uint32_t code, size_t i, uint32_t length) {
+    if (i >= end) return;
+    const uint32_t* w = words.data() + i;
+    if (code == op::kLabel) block = w[1];
+    if (code == kAsmCall) return write_call(w, length, body);
+    bool creates = code == op::kFunctionCall && create != stripped_.built_ins.end() &&
+                   w[3] == create->second.first;
+    if (!creates) {
+      body.insert(body.end(), w, w + length);
+      if (code == op::kLabel && !entry) entry = body.size();
+      return;
+    }
+    // One payload for each place that makes one. In a loop it is made anew, which is
+    // seen by whoever holds it by another way than its name.
+    if (loops.empty()) loops = in_loops(words, begin, end);
+    if (loops.count(block) && !only_called_with(words, begin, end, w[2], stripped_))
+      throw std::runtime_error("a 2D block payload that is made in a loop and kept");
+    Id array = b_.global(op::kTypeArray, {b_.integer(64), b_.u32(kPayloadBytes / 8)});
+    Id own = b_.fresh(), generic = b_.fresh();
+    put(variables, op::kVariable, {b_.pointer(kPrivate, array), own, kPrivate});
+    put(body, op::kPtrCastToGeneric, {b_.pointer(kGeneric, array), generic, own});
+    put(body, op::kBitcast, {w[1], w[2], generic});
+    std::vector<uint32_t> call{b_.global(op::kTypeVoid, {}), b_.fresh(), initialise(),
+                               w[2]};
+    call.insert(call.end(), w + 4, w + length);
+    put(body, op::kFunctionCall, call);
+  });
+  body.insert(body.begin() + entry, variables.begin(), variables.end());
+  out.insert(out.end(), body.begin(), body.end());
+}
+
+std::vector<uint32_t> Rewriting::run() {
+  std::vector<uint32_t> out;
+  size_t begin = 0;
+  each_instruction(b_.words(), 5, [&](uint32_t code, size_t i, uint32_t length) {
+    if (code == op::kFunction) {
+      if (!begin) out.assign(b_.words().begin(), b_.words().begin() + i);
+      begin = i;
+    }
+    if (code == op::kFunctionEnd) write_body(begin, i + length, out);
+  });
+  write_set(kSetPayloadX, kBlockX);
+  write_set(kSetPayloadY, kBlockY);
+  b_.set_words(std::move(out));
+  return b_.finish();
+}
+
+}  // namespace
+
+std::vector<uint32_t> rewrite_xe2(const std::vector<uint32_t>& words,
+                                  std::string& missing) {
+  try {
+    return Rewriting(strip_xe2(words)).run();
+  } catch (const std::exception& e) {
+    missing = std::string("it has no meaning for ") + e.what();
+    return {};
+  }
+}
+
+}  // namespace virtual_xpu
+
+extern "C" {
+
+// For tests: rewrites a module of `count` words and returns how many words that makes,
+// of which it writes those that there is room for. 0: `why` is what is not known.
+VIRTUAL_XPU_API size_t virtual_xpu_rewritten(const uint32_t* words, size_t count,
+                                             uint32_t* out, size_t room, char* why,
+                                             size_t why_room) {
+  std::string missing;
+  auto made = virtual_xpu::rewrite_xe2({words, words + count}, missing);
+  std::copy_n(made.begin(), std::min(room, made.size()), out);
+  std::snprintf(why, why_room, "%s", missing.c_str());
+  return made.size();
+}
+}
