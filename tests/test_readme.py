@@ -64,6 +64,9 @@ RUN_BY = {
     "python benchmarks/startup.py": (
         "benchmarks::test_off_costs_less_than_a_millisecond"
     ),
+    "python benchmarks/virtual_gpu.py": (
+        "benchmarks::test_compiled_kernels_keep_up_with_pytorch"
+    ),
     "python benchmarks/throughput.py": (
         "benchmarks::test_fp8_keeps_up_with_transformers"
     ),
