@@ -25,13 +25,8 @@ from vllm_xpu_fp8_plugin.virtual_xpu.intel import IntelRuntime, processor
 
 _SOURCES = Path(__file__).parent / "csrc"
 _DEVICE = (
-    "memory",
-    "device",
-    "generator",
-    "alias",
-    "fallback",
-    "few_rows",
-    "few_rows_kernel",
+    *("memory", "allocators", "pinned", "device", "hooks", "generator"),
+    *("alias", "call", "results", "fallback", "few_rows", "few_rows_kernel"),
 )
 _XE2 = (
     *("arithmetic", "assembly", "block2d", "dpas", "floats", "registers", "rewrite"),
@@ -116,7 +111,7 @@ def _compiler() -> list[str]:
         f"CXX={named} is not a command" if named else "No C++ compiler is installed"
     )
     raise VirtualXPUError(
-        f"{wanted}. The virtual XPU compiles 22 small files once. Install one (on "
+        f"{wanted}. The virtual XPU compiles 27 small files once. Install one (on "
         "Debian and Ubuntu: apt-get install g++), or set CXX to one."
     )
 

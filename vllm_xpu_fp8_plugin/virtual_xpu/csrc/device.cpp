@@ -1,20 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Devices and streams, and what torch asks of an accelerator: its guard, its hooks,
-// pinned memory and random generators.
+// Devices and streams, and torch's guard of them.
 #include "device.h"
 
-#include <ATen/core/CachingHostAllocator.h>
-#include <ATen/detail/CUDAHooksInterface.h>
-#include <ATen/detail/XPUHooksInterface.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 #include <chrono>
 #include <cstdlib>
-#include <map>
-#include <mutex>
-
-#include "generator.h"
 
 namespace virtual_xpu {
 
@@ -33,7 +25,6 @@ size_t g_memory = size_t{12} << 30;
 std::atomic<c10::StreamId> g_next_stream{0};
 thread_local c10::DeviceIndex t_device = 0;
 thread_local c10::StreamId t_streams[64] = {};
-thread_local bool t_next_generator_is_default = false;
 }  // namespace
 
 Runtime& runtime() {
@@ -140,107 +131,8 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
 };
 C10_REGISTER_GUARD_IMPL(XPU, Guard)
 
-// Host memory that kernels may read asynchronously: freed once they are done.
-struct Pinned final : at::HostAllocator {
-  std::mutex mutex;
-  std::map<const char*, size_t> ranges;
-
-  c10::DataPtr allocate(size_t bytes) override {
-    if (!bytes) return {nullptr, c10::kCPU};
-    auto* memory = runtime().allocate(bytes);
-    TORCH_CHECK_WITH(OutOfMemoryError, memory, "No pinned memory: ", bytes,
-                     " bytes were asked for.");
-    std::lock_guard<std::mutex> lock(mutex);
-    ranges[static_cast<char*>(memory)] = bytes;
-    return {memory, memory, &free_pinned, c10::Device(c10::kCPU)};
-  }
-  bool has(const void* pointer) {
-    std::lock_guard<std::mutex> lock(mutex);
-    auto it = ranges.upper_bound(static_cast<const char*>(pointer));
-    if (it == ranges.begin()) return false;
-    --it;
-    return static_cast<const char*>(pointer) < it->first + it->second;
-  }
-  c10::DeleterFnPtr raw_deleter() const override { return &free_pinned; }
-  void copy_data(void* to, const void* from, size_t bytes) const override {
-    default_copy_data(to, from, bytes);
-  }
-  // Nothing is cached, and freeing waits for kernels.
-  bool record_event(void*, void*, c10::Stream) override { return true; }
-  void empty_cache() override {}
-  at::HostStats get_stats() override { return {}; }
-  void reset_accumulated_stats() override {}
-  void reset_peak_stats() override {}
-  static void free_pinned(void* memory);
-};
-
-Pinned& pinned() {
-  static auto* made = new Pinned;
-  return *made;
-}
-
-void Pinned::free_pinned(void* memory) {
-  for (int i = 0; i < g_count; ++i) synchronize(i);
-  std::lock_guard<std::mutex> lock(pinned().mutex);
-  pinned().ranges.erase(static_cast<char*>(memory));
-  runtime().release(memory);
-}
-
-const bool kPinnedRegistered = [] {
-  at::setHostAllocator(c10::kXPU, &pinned());
-  return true;
-}();
-
 }  // namespace
-
-c10::Allocator* pinned_allocator() { return &pinned(); }
-bool is_pinned(const void* pointer) { return pinned().has(pointer); }
-
-struct Hooks final : at::XPUHooksInterface {
-  Hooks(at::XPUHooksArgs = {}) {}  // releases of torch differ in passing them
-  void init() const override {}
-  bool hasXPU() const override { return true; }
-  bool isBuilt() const override { return true; }
-  bool isAvailable() const override { return true; }
-  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
-  std::string showConfig() const override { return "virtual XPU"; }
-  int32_t getGlobalIdxFromDevice(const c10::Device& d) const override {
-    return Guard::index(d);
-  }
-  c10::DeviceIndex getNumGPUs() const override { return g_count; }
-  c10::DeviceIndex deviceCount() const override { return g_count; }
-  c10::DeviceIndex current_device() const override { return t_device; }
-  c10::DeviceIndex getCurrentDevice() const override { return t_device; }
-  void setCurrentDevice(c10::DeviceIndex d) const override { set_device(d); }
-  c10::DeviceIndex exchangeDevice(c10::DeviceIndex d) const override {
-    auto old = t_device;
-    if (d >= 0) set_device(d);
-    return old;
-  }
-  c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex d) const override {
-    return exchangeDevice(d);
-  }
-  void deviceSynchronize(c10::DeviceIndex d) const override { synchronize(d); }
-  c10::Allocator* getPinnedMemoryAllocator() const override { return &pinned(); }
-  bool isPinnedPtr(const void* pointer) const override { return is_pinned(pointer); }
-  c10::Device getDeviceFromPtr(void*) const override { return Guard::label(t_device); }
-  const at::Generator& getDefaultGenerator(c10::DeviceIndex d) const override {
-    return default_generator(d < 0 ? t_device : d);
-  }
-  at::Generator getNewGenerator(c10::DeviceIndex d) const override {
-    if (d < 0) d = t_device;
-    if (std::exchange(t_next_generator_is_default, false)) return default_generator(d);
-    return new_generator(d);
-  }
-};
-
 }  // namespace virtual_xpu
-
-namespace at {
-// torch asks its registry for this name.
-using XPUHooks = virtual_xpu::Hooks;
-REGISTER_XPU_HOOKS(XPUHooks)
-}  // namespace at
 
 extern "C" {
 // Sets what devices there are. Before any of them is used.
@@ -249,27 +141,6 @@ VIRTUAL_XPU_API void virtual_xpu_configure(int devices, size_t memory) {
   virtual_xpu::g_memory = memory;
 }
 VIRTUAL_XPU_API int virtual_xpu_count() { return virtual_xpu::g_count; }
-// torch's Python has no other way to a generator that exists.
-VIRTUAL_XPU_API void virtual_xpu_next_generator_is_default() {
-  virtual_xpu::t_next_generator_is_default = true;
-}
 // Whether this process was forked from one in which kernels ran.
 VIRTUAL_XPU_API int virtual_xpu_forked() { return virtual_xpu::runtime().forked(); }
-// Whether torch has the hooks. It asks for them once a process, and where that was
-// before these were there it keeps an object of the base class. That object has no
-// members, so giving it the class of these is all it takes.
-VIRTUAL_XPU_API int virtual_xpu_hooked() {
-  static_assert(sizeof(virtual_xpu::Hooks) == sizeof(void*));
-  auto& taken = at::detail::getXPUHooks();
-  if (!taken.hasXPU())
-    new (const_cast<at::XPUHooksInterface*>(&taken)) virtual_xpu::Hooks;
-  return std::launder(&taken)->hasXPU() ? 1 : 0;
-}
-// Has a torch that is built for CUDA, as PyPI's is, say that it is not: it refuses to
-// have two kinds of accelerator. Its hooks have no members either.
-VIRTUAL_XPU_API void virtual_xpu_instead_of_cuda() {
-  auto& cuda = at::detail::getCUDAHooks();
-  if (cuda.isBuilt())
-    new (const_cast<at::CUDAHooksInterface*>(&cuda)) at::CUDAHooksInterface;
-}
 }

@@ -1,24 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // The device's caching allocator. Freed memory goes to the next who asks, in stream
 // order as on a GPU: nobody waits when a tensor dies while a kernel still reads it.
-#include <c10/core/CachingDeviceAllocator.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <shared_mutex>
 
-#include "device.h"
+#include "pool.h"
 
 namespace virtual_xpu {
 namespace {
 
-using Stats = c10::CachingDeviceAllocator::DeviceStats;
 using c10::CachingAllocator::StatArray;
 
 constexpr size_t kSmall = 1 << 20;    // from here on a block has a segment of its own
@@ -48,18 +42,7 @@ void count(StatArray& stat, size_t bytes, int64_t amount) {
   }
 }
 
-struct Freed {
-  void* start;
-  c10::StreamId stream;
-};
-
-struct Pool {
-  std::mutex mutex;
-  std::map<size_t, std::vector<Freed>> free;  // by size class
-  char* cut = nullptr;                        // rest of the newest segment
-  size_t left = 0;
-  Stats stats;
-};
+}  // namespace
 
 Pool& pool(c10::DeviceIndex device) {
   static auto* pools = new std::vector<std::unique_ptr<Pool>>([] {
@@ -72,7 +55,6 @@ Pool& pool(c10::DeviceIndex device) {
 
 size_t reserved(Pool& p) { return p.stats.reserved_bytes[0].current; }
 
-// Gives large free blocks back to the host. Small ones share segments and stay.
 void trim(Pool& p) {
   for (auto it = p.free.lower_bound(kSmall); it != p.free.end();) {
     for (auto& freed : it->second) {
@@ -88,6 +70,8 @@ void trim(Pool& p) {
     it = p.free.erase(it);
   }
 }
+
+namespace {
 
 void* new_segment(Pool& p, size_t bytes) {
   auto get = [&]() -> void* {
@@ -217,92 +201,5 @@ void delete_device_storage(void* memory) {
 }
 
 void delete_host_storage(void* memory) { drop(Block::of(memory)); }
-
-namespace {
-
-struct DeviceAllocator final : c10::DeviceAllocator {
-  c10::DataPtr allocate(size_t bytes) override {
-    auto device = current_device();
-    c10::Device label(c10::kXPU, device);
-    if (!bytes) return {nullptr, nullptr, &delete_nothing, label};
-    auto* block = virtual_xpu::allocate(bytes, device);
-    return {block->memory(), block->memory(), &delete_device_storage, label};
-  }
-  static void delete_nothing(void*) {}
-  void copy_data(void* to, const void* from, size_t bytes) const override {
-    wait_stream(current_device());
-    std::memcpy(to, from, bytes);
-  }
-  bool initialized() override { return true; }
-  void emptyCache(c10::MempoolId_t) override {
-    for (int i = 0; i < device_count(); ++i) {
-      synchronize(i);
-      auto& p = pool(i);
-      std::lock_guard<std::mutex> lock(p.mutex);
-      trim(p);
-    }
-  }
-  void recordStream(const c10::DataPtr& data, c10::Stream stream) override {
-    if (data.get_deleter() != &delete_device_storage) return;
-    auto* block = Block::of(data.get_context());
-    if (stream.id() != block->stream) block->used_on.push_back(stream.id());
-  }
-  Stats getDeviceStats(c10::DeviceIndex device) override {
-    auto& p = pool(device);
-    std::lock_guard<std::mutex> lock(p.mutex);
-    return p.stats;
-  }
-  void resetAccumulatedStats(c10::DeviceIndex device) override {
-    reset(device, [](auto& stat) { stat.reset_accumulated(); });
-  }
-  void resetPeakStats(c10::DeviceIndex device) override {
-    reset(device, [](auto& stat) { stat.reset_peak(); });
-  }
-  std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex device) override {
-    auto& p = pool(device);
-    std::lock_guard<std::mutex> lock(p.mutex);
-    return {total_memory() - reserved(p), total_memory()};
-  }
-  template <class F>
-  void reset(c10::DeviceIndex device, F one) {
-    auto& p = pool(device);
-    std::lock_guard<std::mutex> lock(p.mutex);
-    auto& s = p.stats;
-    for (auto* stat : {&s.allocation, &s.segment, &s.active, &s.inactive_split,
-                       &s.allocated_bytes, &s.reserved_bytes, &s.active_bytes,
-                       &s.inactive_split_bytes, &s.requested_bytes})
-      for (auto& kind : *stat) one(kind);
-  }
-};
-
-struct HostAllocator final : c10::Allocator {
-  c10::DataPtr allocate(size_t bytes) override {
-    if (!bytes) return {nullptr, c10::kCPU};
-    auto* block = virtual_xpu::allocate(bytes, current_device());
-    return {block->memory(), block->memory(), &delete_host_storage,
-            c10::Device(c10::kCPU)};
-  }
-  void copy_data(void* to, const void* from, size_t bytes) const override {
-    std::memcpy(to, from, bytes);
-  }
-};
-
-}  // namespace
-
-c10::DeviceAllocator* allocator() {
-  static auto* made = new DeviceAllocator;
-  return made;
-}
-
-c10::Allocator* host_allocator() {
-  static auto* made = new HostAllocator;
-  return made;
-}
-
-// torch takes the allocator of a device type that has the highest priority.
-static const bool kRegistered = [] {
-  c10::SetAllocator(c10::kXPU, allocator(), 1);
-  return true;
-}();
 
 }  // namespace virtual_xpu

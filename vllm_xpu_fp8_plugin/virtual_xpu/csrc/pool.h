@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a device's memory is kept in.
+#pragma once
+#include <map>
+#include <mutex>
+
+#include "device.h"
+
+namespace virtual_xpu {
+
+using Stats = c10::CachingDeviceAllocator::DeviceStats;
+
+struct Freed {
+  void* start;
+  c10::StreamId stream;
+};
+
+struct Pool {
+  std::mutex mutex;
+  std::map<size_t, std::vector<Freed>> free;  // by size class
+  char* cut = nullptr;                        // rest of the newest segment
+  size_t left = 0;
+  Stats stats;
+};
+
+Pool& pool(c10::DeviceIndex device);
+// Bytes that the host has given.
+size_t reserved(Pool& p);
+// Gives large free blocks back to the host. Small ones share segments and stay.
+void trim(Pool& p);
+
+}  // namespace virtual_xpu
