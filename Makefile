@@ -21,7 +21,7 @@ lint: .venv/ready
 	$(BIN)/clang-format --dry-run --Werror vllm_xpu_fp8_plugin/virtual_xpu/csrc/*
 	$(BIN)/mypy
 
-# An hour or more, 13 GB in .matrix. It goes on where it stopped.
+# An hour or more, 16 GB in .matrix. It goes on where it stopped.
 matrix: .venv/ready
 	$(BIN)/python -m tests.matrix --rerank
 	$(BIN)/python -m tests.matrix --readme

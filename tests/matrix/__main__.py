@@ -103,6 +103,7 @@ def _run(vllm: str, kernels: str, maker: Maker) -> results.Cell:
         "error": None,
         "checks": {},
         "adjustments": [],
+        "compiled": None,
         "rerank": None,
         "notes": [],
         "date": datetime.date.today().isoformat(),
@@ -133,8 +134,6 @@ def _part(name: str, environment: Environment) -> dict[str, Any]:
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
-        # Of a kernel package the libraries with its attention are left out.
-        "VLLM_XPU_FP8_VIRTUAL_OPS": "reference",
         **environment.variables(),
     }
     if name != "upstream":

@@ -30,9 +30,14 @@ def contract() -> Found:
     import torch
 
     from vllm_xpu_fp8_plugin import compat
+    from vllm_xpu_fp8_plugin.virtual_xpu import ops
 
-    needed = [a.name for a in compat.ADJUSTMENTS if a.needed()]
-    return {"torch": torch.__version__, "checks": errors, "adjustments": needed}
+    return {
+        "torch": torch.__version__,
+        "checks": errors,
+        "adjustments": [a.name for a in compat.ADJUSTMENTS if a.needed()],
+        "compiled": sum(op.runs == ops.COMPILED for op in ops.table().values()),
+    }
 
 
 def upstream() -> Found:

@@ -3,8 +3,8 @@
 
 Each holds one release: a vLLM, what that vLLM asks for and is not installed, a kernel
 package, a torch. The rest comes from the Python environment that the matrix is run
-with. Of a vLLM and of a kernel package only what the XPU path reads is kept, a torch
-is shared by the vLLM releases that ask for it: all of the matrix takes 13 GB.
+with. Of a vLLM only what the XPU path reads is kept, a torch is shared by the vLLM
+releases that ask for it: all of the matrix takes 16 GB.
 """
 
 import contextlib
@@ -31,8 +31,6 @@ CACHE = ROOT / ".matrix"
 
 # The stock wheel's libraries are CUDA's, which an XPU does not load.
 _VLLM_SUFFIXES = {".py", ".json", ".jinja", ".txt", ".toml", ".yaml"}
-# Their files hold the op schemas; the attention kernels are in others.
-_KERNEL_LIBRARIES = re.compile(r"(_C|_moe_C|_xpu_C|_vllm_fa2_C)\.[\w.-]*so")
 # For GPUs of NVIDIA, or built for one torch: the XPU path imports none of them.
 _NOT_FOR_XPU = re.compile(
     r"torch(audio|vision|codec)|flashinfer-.*|nvidia-.*|tilelang|tokenspeed-.*"
@@ -105,10 +103,7 @@ class Maker:
             "vllm-xpu-kernels": self._unpacked(
                 "vllm-xpu-kernels",
                 kernels,
-                lambda name: (
-                    name.endswith(".py")
-                    or bool(_KERNEL_LIBRARIES.fullmatch(Path(name).name))
-                ),
+                lambda name: True,
             ),
         }
         folders["dependencies"] = self._dependencies(folders["vllm"], notes)

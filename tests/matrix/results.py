@@ -16,8 +16,9 @@ PASSED, FAILED = "passed", "failed"
 REFUSED, NOT_INSTALLABLE = "refused by upstream", "not installable"
 SKIPPED = "skipped"  # not kept
 
-# "vllm", "kernels", "torch", "status", "error", "checks", "adjustments", "rerank",
-# "notes", "date", "sources".
+# "vllm", "kernels", "torch", "status", "error", "checks", "adjustments", "compiled",
+# "rerank", "notes", "date", "sources". "compiled" is the number of ops that ran as the
+# kernel package's own code, None in results from before the virtual GPU.
 Cell = dict[str, Any]
 Key = tuple[str, str]
 
@@ -69,8 +70,9 @@ def markdown(cells: dict[Key, Cell]) -> str:
         f"Run on {_span(dates)}. `python -m tests.matrix` writes this file and "
         "results.json; the Development section of the README says what is tested.",
         "",
-        "*pass*: the contract suite passes; *FP8*: and an engine on the software XPU "
-        "reranks in FP8 as transformers does in float32. *refused*: upstream does "
+        "*pass*: the contract suite passes; *FP8*: and an engine on the virtual GPU "
+        "reranks in FP8 as transformers does in float32; the number is that of the ops "
+        "that ran as the kernel package's own compiled code. *refused*: upstream does "
         "not import with that kernel release.",
         "",
         f"| vLLM | torch | {' | '.join(kernels)} |",
@@ -86,8 +88,8 @@ def readme_table(cells: dict[Key, Cell]) -> str:
     """Return README's table of what is supported."""
     lines = [
         "| vLLM | torch | vllm-xpu-kernels that it passes with | that upstream refuses "
-        "| FP8 rerank, software XPU |",
-        "|---|---|---|---|---|",
+        "| FP8 rerank, virtual GPU | ops compiled |",
+        "|---|---|---|---|---|---|",
     ]
     for vllm in versions(cells, "vllm"):
         row = [c for c in sorted(cells.values(), key=_order) if c["vllm"] == vllm]
@@ -97,6 +99,8 @@ def readme_table(cells: dict[Key, Cell]) -> str:
             [c for c in row if c["rerank"] and not c["rerank"]["error"]],
         )
         texts = [", ".join(c["kernels"] for c in column) or "-" for column in columns]
+        counts = sorted({c["compiled"] for c in columns[2]} - {None})
+        texts.append(" to ".join(str(n) for n in counts[:: len(counts) - 1 or 1]))
         lines.append(f"| {vllm} | {_torch(row)} | {' | '.join(texts)} |")
     dates = sorted({cell["date"] for cell in cells.values()})
     return "\n".join([*lines, "", f"Run on {_span(dates)}."])
@@ -126,8 +130,12 @@ def _torch(row: Iterable[Cell | None]) -> str:
 def _word(cell: Cell | None) -> str:
     if cell is None:
         return "not run"
-    if cell["status"] == PASSED and cell["rerank"]:
-        return "pass, **no FP8**" if cell["rerank"]["error"] else "pass, FP8"
+    if cell["status"] == PASSED:
+        fp8 = ""
+        if cell["rerank"]:
+            fp8 = ", **no FP8**" if cell["rerank"]["error"] else ", FP8"
+        count = cell["compiled"]
+        return f"pass{fp8}" + ("" if count is None else f", {count} ops")
     return _SHORT.get(cell["status"], cell["status"])
 
 
