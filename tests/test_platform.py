@@ -14,7 +14,8 @@ from vllm.v1.attention.backends.registry import (
 )
 from vllm.v1.attention.selector import AttentionSelectorConfig
 
-from vllm_xpu_fp8_plugin import attention, compat, platform
+from vllm_xpu_fp8_plugin import attention, compat, envs, platform
+from vllm_xpu_fp8_plugin.check import guard
 from vllm_xpu_fp8_plugin.platform import BACKEND_PATH, XPUFp8Platform
 
 
@@ -54,6 +55,20 @@ def test_flash_attn_and_nothing_else_is_replaced(
         assert ours == BACKEND_PATH
     else:
         assert ours == theirs
+
+
+@pytest.mark.parametrize(("value", "times"), [(None, 0), ("off", 0), ("warn", 1)])
+def test_models_are_checked_where_that_is_asked_for(
+    value: str | None, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a check that never runs, or that runs unasked."""
+    installed: list[None] = []
+    monkeypatch.setattr(guard, "install", lambda: installed.append(None))
+    monkeypatch.delenv(envs.CHECK.name, raising=False)
+    if value:
+        monkeypatch.setenv(envs.CHECK.name, value)
+    XPUFp8Platform.get_attn_backend_cls(None, selector(), num_heads=8)
+    assert len(installed) == times
 
 
 class Registered(FlashAttentionBackend):
