@@ -92,7 +92,7 @@ def judge(call: Call, spec: Spec, device: torch.device) -> Verdict:
         verdict.refused = str(e).splitlines()[0] if str(e) else type(e).__name__
         return verdict
     second = _run(call, device, poisoned, OTHER_POISON)
-    _around(call, first, wanted, verdict)
+    _around(first, wanted, verdict)
     wrong = {}
     for name, expected in wanted.items():
         if name in first.after:
@@ -128,13 +128,11 @@ def _run(call: Call, device: torch.device, poisoned: list[str], poison: int) -> 
     return _Run(memory, after, before)
 
 
-def _around(
-    call: Call, run: _Run, wanted: Mapping[str, Expected], verdict: Verdict
-) -> None:
+def _around(run: _Run, wanted: Mapping[str, Expected], verdict: Verdict) -> None:
     """Look at guard bands, and at inputs."""
-    outputs = {id(run.memory.slabs[name]) for name in wanted if name in run.after
-               and name in run.memory.slabs}  # fmt: skip
-    for name, slab in run.memory.slabs.items():
+    slabs = run.memory.slabs
+    outputs = {id(slabs[name]) for name in wanted if name in slabs}
+    for name, slab in slabs.items():
         where = slab.outside(slab.after()) if slab.is_first else ""
         if where:
             verdict.faults.append(Fault(OUTSIDE, f"writes {where} of {name}"))

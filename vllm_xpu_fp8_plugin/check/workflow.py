@@ -3,6 +3,7 @@
 
 import json
 import shutil
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,18 +98,15 @@ def _replayed(
 def _how_it_ended(message: str) -> str:
     if "Timeout" in message:
         return "does not end: the process was stopped"
-    names = {
-        "4": "SIGILL",
-        "6": "SIGABRT",
-        "7": "SIGBUS",
-        "8": "SIGFPE",
-        "11": "SIGSEGV",
-    }
     head = message.splitlines()[0]
-    signal = head.partition("by signal ")[2].split(".")[0]
-    if not signal:
+    number = head.partition("by signal ")[2].partition(".")[0]
+    if not number:
         return ""
-    return f"ends the process by {names.get(signal, 'signal ' + signal)}"
+    try:
+        name = signal.Signals(int(number)).name
+    except ValueError:
+        name = f"signal {number}"
+    return f"ends the process by {name}"
 
 
 def _read(lines: Path) -> dict[int, dict[str, Any]]:

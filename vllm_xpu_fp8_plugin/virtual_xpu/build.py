@@ -151,7 +151,7 @@ def _compile_into(
 
     print(
         "Compiling the virtual XPU's device libraries, once for this torch "
-        "(about 20 s).",
+        "(about 30 s).",
         file=sys.stderr,
         flush=True,
     )

@@ -35,8 +35,8 @@ def enable() -> None:
     if torch._C._has_xpu:
         raise VirtualXPUError(
             f"torch {torch.__version__} is a build for Intel GPUs, whose devices are "
-            "the real ones. A virtual XPU needs torch's CPU build: use another "
-            "environment, or VLLM_XPU_FP8_PLUGIN=1 for the GPU."
+            "the real ones. A virtual XPU needs a torch for the CPU or for CUDA: use "
+            "another environment, or VLLM_XPU_FP8_PLUGIN=1 for the GPU."
         )
     try:
         devices = envs.VIRTUAL_DEVICES.get()
