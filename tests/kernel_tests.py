@@ -3,11 +3,13 @@
 
     python -m tests.kernel_tests CHECKOUT [--kernels 0.1.14.1 0.1.16.2] [--files PART]
 
-CHECKOUT is one of vllm-xpu-kernels; it is not changed. Writes docs/kernel_tests.md.
+CHECKOUT is one of vllm-xpu-kernels; it is not changed. What each file gave is kept in
+tests/kernel_tests.json, of which docs/kernel_tests.md is made.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -25,9 +27,10 @@ from tests.real_models import unpacked
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "kernel_tests.md"
+RESULTS = Path(__file__).with_suffix(".json")
 COMMAND = Path(sys.executable).parent / "vllm-xpu-fp8"
-# Of a file; its slowest takes some minutes.
-_TIMEOUT = 900
+# Seconds for a file; attention's, in PyTorch, takes half an hour.
+_TIMEOUT = 3600
 
 
 class Result(NamedTuple):
@@ -121,7 +124,7 @@ def page(results: dict[str, dict[str, Result]], commit: str) -> str:
             "| file | passed | failed | not runnable | skipped | causes |",
             "|---|---|---|---|---|---|",
         ]
-        for file, result in files.items():
+        for file, result in sorted(files.items()):
             causes = "; ".join(
                 f"{n} of {text}".replace("|", "\\|")
                 for text, n in result.causes.most_common(3)
@@ -129,6 +132,19 @@ def page(results: dict[str, dict[str, Result]], commit: str) -> str:
             numbers = " | ".join(str(n) for n in result[:4])
             lines.append(f"| {file} | {numbers} | {causes} |")
     return "\n".join(lines) + "\n"
+
+
+def _load() -> dict[str, dict[str, Result]]:
+    if not RESULTS.exists():
+        return {}
+    stored = json.loads(RESULTS.read_text())["results"]
+    return {
+        release: {
+            name: Result(*values[:4], Counter(values[4]))
+            for name, values in files.items()
+        }
+        for release, files in stored.items()
+    }
 
 
 def main() -> None:
@@ -146,7 +162,8 @@ def main() -> None:
         sys.exit(f"{checkout} has no test file with {args.files!r} in its path.")
     git = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout
-    results: dict[str, dict[str, Result]] = {}
+    commit = commit.strip() or "unknown"
+    results = _load()
     for release in args.kernels:
         package = unpacked(f"vllm-xpu-kernels=={release}")
         for name in track(names, f"vllm-xpu-kernels {release}"):
@@ -156,11 +173,9 @@ def main() -> None:
             print(
                 f"{name}: {result[:4]} in {time.monotonic() - start:.0f} s", flush=True
             )
-    text = page(results, commit.strip() or "unknown")
-    if args.files:
-        print(text)
-    else:
-        PAGE.write_text(text)
+            stored = {"commit": commit, "results": results}
+            RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+            PAGE.write_text(page(results, commit))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,14 @@ from pathlib import Path
 COMMAND = Path(sys.executable).parent / "vllm-xpu-fp8"
 
 
-def run(*program: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *program: str, cwd: Path | None = None, **environ: str
+) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_XPU_FP8")}
     return subprocess.run(
         [COMMAND, "run", *program],
         env={**env, **environ},
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=120,
@@ -37,8 +40,15 @@ def test_a_script_and_what_it_starts_see_xpus(tmp_path: Path) -> None:
 
 
 def test_pytest_runs_on_a_device_of_the_tests_own(tmp_path: Path) -> None:
-    """Catches a test suite for Intel GPUs that needs a change to run here."""
-    (tmp_path / "test_norm.py").write_text(
+    """Catches a test suite for Intel GPUs that needs a change to run here.
+
+    And a checkout's own vllm_xpu_kernels, which has no libraries, taken for the
+    installed one.
+    """
+    for folder in ("tests", "vllm_xpu_kernels"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").touch()
+    (tmp_path / "tests" / "test_norm.py").write_text(
         "import pytest, torch, vllm_xpu_kernels._C\n"
         "@pytest.mark.skipif(not torch.xpu.is_available(), reason='no XPU')\n"
         "@pytest.mark.parametrize('device', [f'xpu:{i}' for i in range(2)])\n"
@@ -50,7 +60,8 @@ def test_pytest_runs_on_a_device_of_the_tests_own(tmp_path: Path) -> None:
         "    norm = x / x.square().mean(-1, keepdim=True).sqrt()\n"
         "    torch.testing.assert_close(out, norm)\n"
     )
-    done = run("--", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path))
+    pytest = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests")
+    done = run("--", "python", *pytest, cwd=tmp_path)
     assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 

@@ -9,7 +9,14 @@ import psutil
 import torch
 
 from vllm_xpu_fp8_plugin import envs, kernels
-from vllm_xpu_fp8_plugin.virtual_xpu import build, intel, ops, torch_xpu, triton
+from vllm_xpu_fp8_plugin.virtual_xpu import (
+    build,
+    checkout,
+    intel,
+    ops,
+    torch_xpu,
+    triton,
+)
 from vllm_xpu_fp8_plugin.virtual_xpu.errors import VirtualXPUError
 from vllm_xpu_fp8_plugin.virtual_xpu.profile import PROFILES, Profile
 
@@ -43,6 +50,7 @@ def enable() -> None:
         profile = PROFILES[envs.VIRTUAL_GPU.get()]
         wanted = envs.VIRTUAL_OPS.get()
         memory = _memory(profile)
+        checkout.pass_over()
         schemas = kernels.op_schemas(kernels.package_dir())
     except (ValueError, kernels.KernelPackageError) as e:
         raise VirtualXPUError(str(e)) from e
