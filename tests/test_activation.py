@@ -111,22 +111,80 @@ print("ANSWER", register(), register())
     assert "ImportError" in line
 
 
-def test_on_with_a_gpu_hands_out_the_platform() -> None:
-    """Catches an XPU host on which the plugin stays inactive.
+# An Intel GPU host, as far as torch, vLLM and the kernel package can tell.
+GPU_HOST = """
+from vllm_xpu_fp8_plugin import virtual_xpu
+virtual_xpu.enable()
+import torch
+"""
+
+
+def test_on_with_two_gpus_hands_out_the_platform() -> None:
+    """Catches an XPU host on which the plugin stays inactive, and a GPU not seen.
 
     vLLM detects the device, a virtual one, by its own code.
     """
     code = (
-        """
-from vllm_xpu_fp8_plugin import virtual_xpu
-virtual_xpu.enable()
-"""
-        + PLATFORM
+        GPU_HOST + PLATFORM + 'print("GPUS", torch.accelerator.device_count(), '
+        "current_platform.get_device_name(1))"
     )
     done = run(code, "1")
     assert "PLATFORM vllm_xpu_fp8_plugin.platform XPUFp8Platform" in done.stdout
     assert "DEVICE xpu True" in done.stdout
+    assert "GPUS 2 Virtual Intel GPU (software)" in done.stdout
     assert [x for x in log_lines(done) if "active" in x and "INFO" in x]
+
+
+def test_on_without_a_driver_says_so() -> None:
+    """Catches an XPU build of torch that sees no GPU, taken for one that does."""
+    code = GPU_HOST + "torch._C._xpu_getDeviceCount = lambda: 0\n" + PLATFORM
+    done = run(code, "1")
+    assert "PLATFORM vllm.platforms.interface UnspecifiedPlatform" in done.stdout
+    (line,) = log_lines(done)
+    assert "WARNING" in line
+    assert "no Intel GPU is visible" in line
+    assert "sycl-ls" in line
+
+
+def test_on_with_a_broken_kernel_library_names_it(tmp_path: Path) -> None:
+    """Catches the traceback of a library that does not load on a GPU host."""
+    broken = tmp_path / "_C.abi3.so"
+    broken.write_bytes(b"\x7fELF" + b"\0" * 5000)
+    code = f"""{GPU_HOST}
+import sys, vllm_xpu_kernels
+for name in [n for n in sys.modules if n.startswith("vllm_xpu_kernels.")]:
+    del sys.modules[name]
+vllm_xpu_kernels.__path__ = [{str(tmp_path)!r}]
+{PLATFORM}"""
+    done = run(code, "1")
+    (line,) = log_lines(done)
+    assert "WARNING" in line
+    assert "vllm.platforms.xpu does not import (ImportError" in line
+    assert str(broken) in line
+    assert "requirements/xpu.txt" in line
+
+
+def test_a_gpu_host_serves_by_the_plugins_own_platform(minilm: str) -> None:
+    """Catches a platform that only works with what is changed for a virtual GPU."""
+    code = f"""{GPU_HOST}
+from vllm import LLM
+from vllm.platforms import current_platform
+from vllm.v1.worker import gpu_worker
+# It imports torchvision, which an XPU's requirements have and these have not.
+gpu_worker.kernel_warmup = lambda worker: None
+llm = LLM(
+    {minilm!r}, runner="pooling", quantization="fp8", kv_cache_dtype="fp8",
+    enforce_eager=True, kv_cache_memory_bytes=1 << 26, max_num_batched_tokens=256,
+)
+scores = llm.score("What is the capital of France?", [
+    "The capital of France is Paris.", "The capital of Brazil is Brasilia."
+])
+print("PLATFORM", type(current_platform).__name__)
+print("SCORES", [round(s.outputs.score, 2) for s in scores])
+"""
+    done = run(code, "1", VLLM_ENABLE_V1_MULTIPROCESSING="0")
+    assert "PLATFORM XPUFp8Platform" in done.stdout, done.stderr
+    assert "SCORES [0.88, 0.41]" in done.stdout
 
 
 def test_emulate_hands_out_a_virtual_xpu() -> None:

@@ -94,6 +94,24 @@ print(torch.xpu.device_count(), p.total_memory >> 30, p.platform_name)
     assert out.strip() == "3 1 Virtual XPU, after Intel(R) Arc(TM) A770 Graphics"
 
 
+def test_memory_that_the_host_has_not_is_refused() -> None:
+    """Catches a device whose memory Linux promises, and then ends the process for."""
+    code = """
+from vllm_xpu_fp8_plugin import virtual_xpu
+virtual_xpu.enable()
+import psutil, torch
+memory = psutil.virtual_memory()
+assert torch.xpu.get_device_properties(0).total_memory == memory.total
+try:
+    torch.empty((memory.available + memory.total) // 2, dtype=torch.uint8, device="xpu")
+except torch.OutOfMemoryError as e:
+    print(e)
+"""
+    out = run(code, VLLM_XPU_FP8_VIRTUAL_MEMORY="1024")
+    assert "the host has" in out
+    assert "VLLM_XPU_FP8_VIRTUAL_MEMORY sets its size" in out
+
+
 @pytest.mark.slow
 def test_without_intels_runtime_every_op_runs_in_pytorch() -> None:
     """Catches a machine that is refused though PyTorch could do.

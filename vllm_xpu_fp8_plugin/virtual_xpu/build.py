@@ -25,7 +25,7 @@ from vllm_xpu_fp8_plugin.virtual_xpu.intel import IntelRuntime, processor
 
 _SOURCES = Path(__file__).parent / "csrc"
 _DEVICE = (
-    *("memory", "allocators", "pinned", "device", "hooks", "generator"),
+    *("memory", "allocators", "pinned", "device", "hooks", "host_memory", "generator"),
     *("alias", "call", "results", "fallback", "few_rows", "few_rows_kernel"),
 )
 _XE2 = (

@@ -16,6 +16,7 @@ using torch::jit::Stack;
 struct OpFacts {
   std::vector<size_t> generators;  // positions of arguments that are one
   bool mixes_devices = false;  // takes host tensors beside the device's, as on a GPU
+  int out = -1;  // position of what the kernel package's op writes, where it says so
 };
 
 namespace {
@@ -33,9 +34,11 @@ const OpFacts& facts_of(const c10::OperatorHandle& op) {
   if (made) {
     const auto& schema = op.schema();
     // The kernel package's ops check what they take.
-    it->second.mixes_devices =
-        mixing->count(schema.name()) || schema.name().compare(0, 6, "aten::");
+    bool kernels = schema.name().compare(0, 6, "aten::");
+    it->second.mixes_devices = kernels || mixing->count(schema.name());
     for (size_t i = 0; i < schema.arguments().size(); ++i) {
+      if (kernels && schema.arguments()[i].name() == "out")
+        it->second.out = static_cast<int>(i);
       auto type = schema.arguments()[i].type();
       if (auto optional = type->cast<c10::OptionalType>())
         type = optional->getElementType();
@@ -56,6 +59,7 @@ Call::Call(const c10::OperatorHandle& op, Stack* stack)
   first_ = stack->size() - n;
   // The device first: others may have to be compared with it.
   for (size_t i = 0; i < n; ++i) find_device(argument(i));
+  if (facts_.out >= 0) check_out(argument(facts_.out));
   for (size_t i = 0; i < n; ++i) replace(argument(i));
   for (size_t i : facts_.generators) {
     auto& value = argument(i);
@@ -89,6 +93,15 @@ void Call::take_device(const at::Tensor& t) {
   } else if (t.device().index() != device_ && !facts_.mixes_devices) {
     mismatch(t.device());
   }
+}
+
+// Which device a tensor was on cannot be seen behind its alias.
+void Call::check_out(const IValue& value) const {
+  if (!value.isTensor() || device_ < 0) return;
+  const auto& out = value.toTensor();
+  if (!out.defined() || ours(out) || is_pinned(out.const_data_ptr())) return;
+  TORCH_CHECK(false, op_.schema().name(), ": out must be on the device of the input, ",
+              c10::Device(c10::kXPU, device_), ", got ", out.device());
 }
 
 void Call::mismatch(c10::Device other) const {

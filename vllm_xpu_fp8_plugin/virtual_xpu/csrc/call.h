@@ -30,6 +30,7 @@ class Call {
  private:
   c10::IValue& argument(size_t i) { return (*stack_)[first_ + i]; }
   void take_device(const at::Tensor& t);
+  void check_out(const c10::IValue& value) const;
   void mismatch(c10::Device other) const;
   void find_device(const c10::IValue& value);
   at::Tensor alias(const at::Tensor& t);

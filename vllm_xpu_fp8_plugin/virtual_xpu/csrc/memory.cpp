@@ -75,7 +75,8 @@ namespace {
 
 void* new_segment(Pool& p, size_t bytes) {
   auto get = [&]() -> void* {
-    return reserved(p) + bytes > total_memory() ? nullptr : runtime().allocate(bytes);
+    if (reserved(p) + bytes > total_memory()) return nullptr;
+    return bytes > host_available() ? nullptr : runtime().allocate(bytes);
   };
   void* memory = get();
   if (!memory) {
@@ -171,9 +172,9 @@ Block* allocate(size_t requested, c10::DeviceIndex device) {
                      gib(requested), ". Device ", static_cast<int>(device), " has ",
                      gib(total_memory()), ", of which ",
                      gib(p.stats.allocated_bytes[0].current),
-                     " are in use. It is a virtual one: "
-                     "VLLM_XPU_FP8_VIRTUAL_MEMORY sets its size, "
-                     "and the host's memory bounds it.");
+                     " are in use; the host has ", gib(host_available()),
+                     " left. It is a virtual one: VLLM_XPU_FP8_VIRTUAL_MEMORY sets its "
+                     "size, and the host's memory bounds it.");
   }
   auto* block = new (start) Block;
   block->bytes = bytes;

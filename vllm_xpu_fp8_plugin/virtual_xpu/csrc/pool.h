@@ -26,6 +26,8 @@ struct Pool {
 Pool& pool(c10::DeviceIndex device);
 // Bytes that the host has given.
 size_t reserved(Pool& p);
+// Bytes that the host, or the container that it is, can still give.
+size_t host_available();
 // Gives large free blocks back to the host. Small ones share segments and stay.
 void trim(Pool& p);
 
