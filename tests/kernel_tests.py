@@ -31,6 +31,13 @@ RESULTS = Path(__file__).with_suffix(".json")
 COMMAND = Path(sys.executable).parent / "vllm-xpu-fp8"
 # Seconds for a file; attention's, in PyTorch, takes half an hour.
 _TIMEOUT = 3600
+# (part of a path, part of a cause) -> why it is not the virtual XPU's.
+_WHY = {
+    ("test_mla_decode", "DID NOT RAISE"): "the release's library has no such refusal",
+    ("test_fp8_gemm", "assert (("): "the test's own check of the shapes it was given",
+    ("fused_moe", "crashed"): "of 2 experts on 4 ranks a rank has none, and "
+    "remap_hidden_states reads its empty map",
+}
 
 
 class Result(NamedTuple):
@@ -60,6 +67,8 @@ def run_file(checkout: Path, file: Path, package: Path) -> Result:
         environ = {
             **os.environ,
             "PYTHONPATH": str(package),
+            # The tests know this card's memory by number.
+            "VLLM_XPU_FP8_VIRTUAL_GPU": "b60",
             "XPU_KERNEL_TEST_SCOPE": os.environ.get("XPU_KERNEL_TEST_SCOPE", "mini"),
         }
         command = [COMMAND, "run", "--", *pytest, "-p", "no:cacheprovider", str(file)]
@@ -105,6 +114,12 @@ def cause(message: str) -> str:
     return line.strip()[:160]
 
 
+def why(file: str, text: str) -> str:
+    """Return in brackets why a failure is not the virtual XPU's, "" if it may be."""
+    found = (w for (part, piece), w in _WHY.items() if part in file and piece in text)
+    return next((f" ({w})" for w in found), "")
+
+
 def page(results: dict[str, dict[str, Result]], commit: str) -> str:
     """Return the page of all results, by release and file."""
     lines = [
@@ -126,8 +141,8 @@ def page(results: dict[str, dict[str, Result]], commit: str) -> str:
         ]
         for file, result in sorted(files.items()):
             causes = "; ".join(
-                f"{n} of {text}".replace("|", "\\|")
-                for text, n in result.causes.most_common(3)
+                f"{n} of {text}{why(file, text)}".replace("|", "\\|")
+                for text, n in result.causes.most_common(5)
             )
             numbers = " | ".join(str(n) for n in result[:4])
             lines.append(f"| {file} | {numbers} | {causes} |")

@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from tests.kernel_tests import page, read_report
+from tests.kernel_tests import page, read_report, why
 
 REPORT = """<testsuites><testsuite>
 <testcase name="a"/><testcase name="b"/><testcase name="c"><skipped/></testcase>
@@ -25,3 +25,9 @@ def test_a_report_is_counted(tmp_path: Path) -> None:
     assert "| tests/test_x.py | 2 | 2 | 1 | 1 |" in text
     assert "commit 4543b58" in text
     assert "differs \\| much" in text
+
+
+def test_a_failure_that_is_not_the_devices_says_why() -> None:
+    """Catches a reason that is given for another file's failure too."""
+    assert "no such refusal" in why("flash_attn/test_mla_decode.py", "DID NOT RAISE E")
+    assert not why("tests/test_fp8_gemm_onednn.py", "DID NOT RAISE E")

@@ -4,9 +4,14 @@
 import os
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.doctor.packages import kernel_wheel
+from vllm_xpu_fp8_plugin import kernels
 
 ENABLE = """
 from vllm_xpu_fp8_plugin import virtual_xpu
@@ -161,14 +166,52 @@ def test_a_kernel_package_for_another_torch_runs_in_pytorch_and_says_so() -> Non
     """Catches ops that are in PyTorch, or missing, without a word of why."""
     code = (
         """
-from vllm_xpu_fp8_plugin.virtual_xpu import ops
-ops._import_libraries = lambda names: "undefined symbol: _ZN3c10"
+from vllm_xpu_fp8_plugin.virtual_xpu import libraries
+libraries.load = lambda *args: ("undefined symbol: _ZN3c10", {})
 """
         + ENABLE
     )
     out = run(code)
     assert " 0 run as compiled code" in out
     assert "(undefined symbol: _ZN3c10)" in out
+
+
+def test_a_release_for_another_sycl_runs_in_pytorch_and_says_so() -> None:
+    """Catches a package that no SYCL runtime from PyPI loads, refused as broken."""
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(kernel_wheel("0.1.3.1")) as archive:
+            archive.extractall(folder)
+        out = run(PYTHONPATH=folder)
+    assert "vllm-xpu-kernels 0.1.3.1 does not load" in out
+    assert "libsycl.so.8" in out
+    assert " 0 run as compiled code" in out
+
+
+def test_device_code_of_an_unknown_form_is_not_run(tmp_path: Path) -> None:
+    """Catches a kernel that is registered without code, and fails at its first call."""
+    installed = kernels.package_dir()
+    package = tmp_path / "vllm_xpu_kernels"
+    package.mkdir()
+    for file in installed.iterdir():
+        (package / file.name).symlink_to(file)
+    library = package / "_moe_C.abi3.so"
+    code = library.read_bytes().replace(b"\x03\x02\x23\x07", b"\x03\x02\x23\x08")
+    library.unlink()
+    library.write_bytes(code)
+    # Its notes say the version.
+    (notes,) = installed.parent.glob("vllm_xpu_kernels-*.dist-info")
+    (tmp_path / notes.name).symlink_to(notes)
+    code = """
+from vllm_xpu_fp8_plugin import virtual_xpu
+virtual_xpu.enable()
+import torch, vllm_xpu_kernels._moe_C, vllm_xpu_kernels._C
+from vllm_xpu_fp8_plugin.virtual_xpu import ops
+print(ops.table()["_moe_C::topk_softmax"], ops.table()["_C::rms_norm"])
+print(virtual_xpu.description())
+"""
+    out = run(code, PYTHONPATH=str(tmp_path))
+    assert "device code of _moe_C is of a form that is not known" in out
+    assert "Op(runs='compiled', reason='')" in out
 
 
 def test_eight_processes_make_the_libraries_once(tmp_path: Path) -> None:

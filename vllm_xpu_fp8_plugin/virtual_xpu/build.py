@@ -27,6 +27,7 @@ _SOURCES = Path(__file__).parent / "csrc"
 _DEVICE = (
     *("memory", "allocators", "pinned", "device", "hooks", "host_memory", "generator"),
     *("alias", "call", "results", "fallback", "few_rows", "few_rows_kernel"),
+    "mem_pool",
 )
 _XE2 = (
     *("arithmetic", "assembly", "block2d", "dpas", "floats", "registers", "rewrite"),
@@ -34,6 +35,7 @@ _XE2 = (
 )
 _SYCL = (
     *("sycl_runtime", "architecture", "images", "spirv", "spirv_builder", "visa"),
+    "virtual_memory",
     *(f"xe2_{part}" for part in _XE2),
 )
 _FLAGS = (

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which of the kernel package's ops runs as compiled code, and which in PyTorch."""
 
+import ctypes
 import functools
-import importlib
 import inspect
 import sys
 import types
@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from vllm_xpu_fp8_plugin import envs, kernels, reference
-from vllm_xpu_fp8_plugin.virtual_xpu import host_ops
+from vllm_xpu_fp8_plugin.virtual_xpu import host_ops, libraries
 from vllm_xpu_fp8_plugin.virtual_xpu.coverage import checked_attention
-from vllm_xpu_fp8_plugin.virtual_xpu.errors import VirtualXPUError
 
 COMPILED, REFERENCE, MISSING = "compiled", "reference", "missing"
 
@@ -97,25 +96,27 @@ def table() -> Mapping[str, Op]:
     return types.MappingProxyType(_ops)
 
 
-def install(schemas: Mapping[str, str], compiled: bool, reason: str) -> str:
+def install(schemas: Mapping[str, str], sycl: ctypes.CDLL | None, reason: str) -> str:
     """Put the kernel package's ops in place for XPU tensors.
 
     Args:
         schemas: ``namespace::name`` of each op -> its schema.
-        compiled: Whether its libraries can run: they are then imported.
-        reason: Why not, where they cannot.
+        sycl: What takes device images, where the package's libraries can run: they
+            are then imported.
+        reason: Why they cannot, where it is None.
 
     Returns:
         Why no library runs, or "".
 
     Raises:
-        VirtualXPUError: A library that should load does not.
+        VirtualXPUError: As `libraries.load` says.
 
     """
     names = kernels.library_names(kernels.package_dir())
-    if compiled:
-        reason = _import_libraries(names)
-        compiled = not reason
+    unknown: dict[str, str] = {}
+    if sycl:
+        reason, unknown = libraries.load(names, sycl)
+    compiled = not reason
     if not compiled:
         _define(schemas, names)
     functions = {**reference.implementations(), **host_ops.implementations()}
@@ -126,7 +127,7 @@ def install(schemas: Mapping[str, str], compiled: bool, reason: str) -> str:
         function = functions.get(name)
         if function:
             _register(name, declared, function)
-        why = _not_compiled(name) if compiled else reason
+        why = (unknown.get(_library(name)) or _not_compiled(name)) or reason
         if not why and _has_kernel(name):
             _ops[name] = Op(COMPILED)
             continue
@@ -135,7 +136,12 @@ def install(schemas: Mapping[str, str], compiled: bool, reason: str) -> str:
         if not function:
             _register(name, declared, _missing(name, why))
         _use_reference(name)
-    return reason
+    return reason or "; ".join(unknown.values())
+
+
+def _library(name: str) -> str:
+    """Return the library that registers an op."""
+    return name.split("::")[0].removesuffix("_cache_ops")
 
 
 def _not_compiled(name: str) -> str:
@@ -158,29 +164,6 @@ def substitute(name: str, function: Callable[..., Any], by: str) -> None:
     declared = kernels.op_schemas(kernels.package_dir())[name]
     _register(name, declared, function, by)
     torch.ops.virtual_xpu.use_reference(name, f"{by}{name}")
-
-
-def _import_libraries(names: list[str]) -> str:
-    """Import them and return "", or why they cannot be used."""
-    for name in names:
-        try:
-            importlib.import_module(f"vllm_xpu_kernels.{name}")
-        except (ImportError, OSError) as e:
-            if len(_loaded(names)):
-                raise VirtualXPUError(
-                    f"vllm_xpu_kernels.{name} does not load ({e}), while others of the "
-                    "package do: the installation is broken. Reinstall it, or set "
-                    f"{envs.VIRTUAL_OPS.name}=reference."
-                ) from e
-            return (
-                f"vllm-xpu-kernels {kernels.package_version()} does not load with "
-                f"torch {torch.__version__} ({str(e).splitlines()[0]})"
-            )
-    return ""
-
-
-def _loaded(names: list[str]) -> list[str]:
-    return [name for name in names if f"vllm_xpu_kernels.{name}" in sys.modules]
 
 
 def _define(schemas: Mapping[str, str], modules: list[str]) -> None:

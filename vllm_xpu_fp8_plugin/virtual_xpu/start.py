@@ -58,11 +58,12 @@ def enable() -> None:
         runtime, reason = None, f"{envs.VIRTUAL_OPS.name}=reference"
     else:
         runtime, reason = intel.find()
-    device = _load(build.libraries(runtime), runtime, devices, profile, memory)
+    libraries = _load(build.libraries(runtime), runtime, devices, profile, memory)
+    device, sycl = libraries
     # The kernel package's Python imports Triton, which settles then what it is.
     triton.use_interpreter()
     # What can fail comes first, so that a device is there whole or not at all.
-    reason = ops.install(schemas, runtime is not None, reason)
+    reason = ops.install(schemas, sycl, reason)
     version = runtime.version.replace(".", "") if runtime else "0"
     torch_xpu.install(device, torch_xpu.properties(profile, memory), version)
     _enabled.append(_describe(reason))
@@ -81,7 +82,9 @@ def _load(
     devices: int,
     profile: Profile,
     memory: int,
-) -> ctypes.CDLL:
+) -> tuple[ctypes.CDLL, ctypes.CDLL | None]:
+    """Return ``libvirtual_xpu.so``, and ``libc10_xpu.so`` where there is a runtime."""
+    sycl = None
     try:
         if runtime:
             runtime.load(build.cache_folder() / "kernels")
@@ -105,7 +108,7 @@ def _load(
             "torch has settled in this process that there is no XPU. Call "
             "virtual_xpu.enable() earlier, before torch.accelerator is used."
         )
-    if runtime:
+    if sycl:
         sycl.virtual_xpu_use_sycl()
         sycl.virtual_xpu_set_architecture(
             ctypes.c_uint64(profile.architecture), *profile.slices
@@ -118,7 +121,7 @@ def _load(
             ctypes.c_size_t(profile.local_memory),
             1024,
         )
-    return device
+    return device, sycl
 
 
 def _describe(reason: str) -> str:

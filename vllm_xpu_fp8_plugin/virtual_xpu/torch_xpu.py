@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from vllm_xpu_fp8_plugin.virtual_xpu import mem_pool
 from vllm_xpu_fp8_plugin.virtual_xpu.profile import Profile
 
 DEVICE_NAME = "Virtual Intel GPU (software)"
@@ -181,12 +182,13 @@ def install(device: ctypes.CDLL, props: DeviceProperties, xpu_version: str) -> N
         "_xpu_resetAccumulatedMemoryStats": _C._accelerator_resetAccumulatedStats,
         "_xpu_getMemoryInfo": _C._accelerator_getMemoryInfo,
         "_xpu_getArchFlags": lambda: None,
+        **mem_pool.functions(device),
     }
     for name, value in functions.items():
         setattr(_C, name, value)
     torch.version.xpu = xpu_version
     # They took what was missing for good when torch was imported.
-    for module in ("streams", "graphs", "", "memory", "random"):
+    for module in ("streams", "graphs", "memory", "random", ""):
         importlib.reload(importlib.import_module(f"torch.xpu.{module}".rstrip(".")))
     torch.xpu._get_device_properties = lambda index: props  # type: ignore[attr-defined]
 

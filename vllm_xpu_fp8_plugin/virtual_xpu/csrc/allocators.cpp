@@ -13,6 +13,7 @@ struct DeviceAllocator final : c10::DeviceAllocator {
     auto device = current_device();
     c10::Device label(c10::kXPU, device);
     if (!bytes) return {nullptr, nullptr, &delete_nothing, label};
+    if (in_mem_pool(device)) return allocate_in_mem_pool(bytes, device);
     auto* block = virtual_xpu::allocate(bytes, device);
     return {block->memory(), block->memory(), &delete_device_storage, label};
   }

@@ -24,6 +24,8 @@ struct VIRTUAL_XPU_API Runtime {
   virtual bool idle(c10::DeviceIndex device, c10::StreamId stream);
   // Throws what a kernel on the stream has thrown.
   virtual void wait(c10::DeviceIndex device, c10::StreamId stream);
+  // A stream's SYCL queue, null without SYCL.
+  virtual void* queue(c10::DeviceIndex, c10::StreamId) { return nullptr; }
   // Whether this process was forked from one in which the runtime ran.
   virtual bool forked() { return false; }
 };

@@ -31,4 +31,8 @@ size_t host_available();
 // Gives large free blocks back to the host. Small ones share segments and stay.
 void trim(Pool& p);
 
+// Whether this thread's tensors on a device come from a MemPool's allocator.
+bool in_mem_pool(c10::DeviceIndex device);
+c10::DataPtr allocate_in_mem_pool(size_t bytes, c10::DeviceIndex device);
+
 }  // namespace virtual_xpu

@@ -77,7 +77,10 @@ struct SyclRuntime final : vx::Runtime {
     return !made || g_forked || made->ext_oneapi_empty();
   }
   void wait(c10::DeviceIndex device, c10::StreamId stream) override {
-    queue(device, stream).wait_and_throw();
+    ::queue(device, stream).wait_and_throw();
+  }
+  void* queue(c10::DeviceIndex device, c10::StreamId stream) override {
+    return &::queue(device, stream);
   }
   bool forked() override { return g_forked; }
 };

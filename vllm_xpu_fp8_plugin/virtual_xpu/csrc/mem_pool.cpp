@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// torch.xpu.MemPool with an allocator of one's own, as vLLM's sleep mode has it. Each
+// tensor is a call of that allocator: nothing is kept in between.
+#include "device.h"
+#include "pool.h"
+
+namespace virtual_xpu {
+namespace {
+
+// XPUPluggableAllocator's functions, with a stream's SYCL queue at the end.
+using Allocate = void* (*)(size_t, int, void*);
+using Free = void (*)(void*, size_t, int, void*);
+
+struct Active {
+  c10::DeviceIndex device = -1;
+  Allocate allocate = nullptr;
+  Free free = nullptr;
+};
+thread_local Active t_active;
+
+struct Owned {
+  void* memory;
+  size_t bytes;
+  c10::DeviceIndex device;
+  c10::StreamId stream;
+  Free free;
+};
+
+void give_back(void* context) {
+  std::unique_ptr<Owned> owned(static_cast<Owned*>(context));
+  if (!runtime().idle(owned->device, owned->stream))
+    runtime().wait(owned->device, owned->stream);
+  owned->free(owned->memory, owned->bytes, owned->device,
+              runtime().queue(owned->device, owned->stream));
+}
+
+}  // namespace
+
+bool in_mem_pool(c10::DeviceIndex device) { return t_active.device == device; }
+
+c10::DataPtr allocate_in_mem_pool(size_t bytes, c10::DeviceIndex device) {
+  auto active = t_active;
+  auto stream = current_stream(device);
+  void* memory = active.allocate(bytes, device, runtime().queue(device, stream));
+  TORCH_CHECK_WITH(OutOfMemoryError, memory, "XPU out of memory. The memory pool's ",
+                   "allocator has no ", bytes, " bytes for device ",
+                   static_cast<int>(device), ".");
+  return {memory, new Owned{memory, bytes, device, stream, active.free}, &give_back,
+          c10::Device(c10::kXPU, device)};
+}
+
+}  // namespace virtual_xpu
+
+extern "C" {
+// This thread's tensors on a device, from now on. Device -1: no more.
+VIRTUAL_XPU_API void virtual_xpu_use_mem_pool(int device, void* allocate, void* free) {
+  using namespace virtual_xpu;
+  t_active = {static_cast<c10::DeviceIndex>(device),
+              reinterpret_cast<Allocate>(allocate), reinterpret_cast<Free>(free)};
+}
+}
