@@ -6,7 +6,7 @@ VLLM := 0.32.0
 # The last release whose Python layer refuses a query descale.
 KERNELS := 0.1.14.1
 
-.PHONY: rerank test lint docs reference dist audit matrix kernel-tests mutants clean
+.PHONY: rerank test lint docs reference dist audit ends newest matrix kernel-tests mutants clean
 
 rerank: .venv/ready
 	@$(BIN)/python examples/rerank.py
@@ -43,6 +43,14 @@ audit: .venv/ready
 matrix: .venv/ready
 	$(BIN)/python -m tests.matrix --rerank
 	$(BIN)/python -m tests.matrix --docs
+
+# The oldest and the newest vLLM that are supported, each with its own torch.
+ends: .venv/ready
+	$(BIN)/python -m tests.matrix --ends --rerank --output .matrix/ends
+
+# The newest vLLM and kernels that there are, supported or not yet.
+newest: .venv/ready
+	env -u VLLM -u KERNELS PATH=$(BIN):$$PATH scripts/newest.sh
 
 # CHECKOUT is a checkout of vllm-xpu-kernels, whose tests run unmodified; half an hour.
 kernel-tests: .venv/ready
