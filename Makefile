@@ -6,7 +6,7 @@ VLLM := 0.32.0
 # The last release whose Python layer refuses a query descale.
 KERNELS := 0.1.14.1
 
-.PHONY: rerank test lint matrix kernel-tests mutants clean
+.PHONY: rerank test lint docs reference dist audit ends newest matrix kernel-tests mutants clean
 
 rerank: .venv/ready
 	@$(BIN)/python examples/rerank.py
@@ -20,11 +20,37 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror vllm_xpu_fp8_plugin/virtual_xpu/csrc/*
 	$(BIN)/mypy
+	$(BIN)/shellcheck setup_env.sh .ci/run $(wildcard examples/*.sh scripts/*.sh)
+	PATH=$(BIN):$$PATH scripts/lint_workflows.sh
+
+# The site, in build/site.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The parts of the documentation that are made from the code.
+reference: .venv/ready
+	$(BIN)/python -m tests.docs
+
+# Wheel and sdist in dist/, as a release has them.
+dist: .venv/ready
+	PATH=$(BIN):$$PATH scripts/build_dist.sh dist
+
+# Says so, and goes on, where the database cannot be reached (3).
+audit: .venv/ready
+	PATH=$(BIN):$$PATH scripts/audit.sh || [ $$? -eq 3 ]
 
 # An hour or more, 16 GB in .matrix. It goes on where it stopped.
 matrix: .venv/ready
 	$(BIN)/python -m tests.matrix --rerank
-	$(BIN)/python -m tests.matrix --readme
+	$(BIN)/python -m tests.matrix --docs
+
+# The oldest and the newest vLLM that are supported, each with its own torch.
+ends: .venv/ready
+	$(BIN)/python -m tests.matrix --ends --rerank --output .matrix/ends
+
+# The newest vLLM and kernels that there are, supported or not yet.
+newest: .venv/ready
+	env -u VLLM -u KERNELS PATH=$(BIN):$$PATH scripts/newest.sh
 
 # CHECKOUT is a checkout of vllm-xpu-kernels, whose tests run unmodified; half an hour.
 kernel-tests: .venv/ready
@@ -40,4 +66,4 @@ mutants: .venv/ready
 	@touch $@
 
 clean:
-	rm -rf .venv .models .matrix
+	rm -rf .venv .models .matrix build dist

@@ -27,4 +27,4 @@ else
     .venv/bin/python -c 'import torchvision' 2>/dev/null ||
         pip uninstall -q -y torchvision torchaudio torchcodec
 fi
-pip install -q -e ".[${extras:-}test,plot]"
+pip install -q -e ".[${extras:-}test,plot,docs,release]"

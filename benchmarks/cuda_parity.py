@@ -262,7 +262,7 @@ def passed(result: dict[str, Any]) -> bool:
 
 
 def markdown_table(report: dict[str, Any]) -> str:
-    """Return the README's table of a report."""
+    """Return the documentation's table of a report."""
     rows = [
         "| | off | `=1` | outputs | kernels launched |",
         "|---|---|---|---|---|",

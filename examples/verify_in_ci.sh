@@ -24,6 +24,7 @@ text=$(vllm-xpu-fp8 verify --model "$model" --output "$report" "$@") || status=$
 printf '%s\n' "$text"
 # On GitHub this file becomes the job's summary page.
 if [ -n "${GITHUB_STEP_SUMMARY:-}" ]; then
+    # shellcheck disable=SC2016 # the backticks are Markdown's
     printf '```text\n%s\n```\n' "$text" >>"$GITHUB_STEP_SUMMARY"
 fi
 case $status in

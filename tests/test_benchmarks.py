@@ -40,7 +40,7 @@ def test_off_costs_less_than_a_millisecond() -> None:
     """Catches imports or work in every vLLM process of a user who has it off."""
     result = benchmark("startup", "--rounds", "3")
     assert result["register_off_ms"] < 1
-    # Three rounds do not resolve a per cent; fifteen gave the README's figure.
+    # Three rounds do not resolve a per cent; fifteen gave the documentation's figure.
     assert result["ratio"] < 1.1
 
 

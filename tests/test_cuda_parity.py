@@ -35,6 +35,6 @@ def test_a_difference_does_not_pass() -> None:
         assert not passed({**sound, **change})
 
 
-def test_readme_shows_the_report() -> None:
+def test_page_shows_the_report() -> None:
     """Catches a table that is not the measurement."""
-    assert markdown_table(REPORT) in (ROOT / "README.md").read_text()
+    assert markdown_table(REPORT) in (ROOT / "docs" / "figures.md").read_text()

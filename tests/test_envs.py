@@ -52,7 +52,7 @@ def test_registers_each_variable_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_table_names_every_variable_and_spelling() -> None:
-    """Catches a value that the README's table leaves out."""
+    """Catches a value that the documentation's table leaves out."""
     table = envs.markdown_table()
     for var in envs.ENV_VARS:
         assert f"| `{var.name}` | {var.values} | {var.default} |" in table

@@ -237,3 +237,53 @@ def test_client_without_a_server_says_so() -> None:
     assert done.returncode == 1
     assert "Is the server up?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def ready(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the readiness probe, with a Python that has no package."""
+    return subprocess.run(
+        [sys.executable, "-I", "-S", str(ROOT / "examples/ready.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.slow
+def test_readiness_needs_the_recorded_scores(server: str, tmp_path: Path) -> None:
+    """Catches a probe that is content with any answer, as a health check is."""
+    file = tmp_path / "scores.json"
+    here = ("--url", server, "--model", "reranker")
+    done = ready(*here, "--record", str(file))
+    assert done.returncode == 0, done.stderr
+    assert ready(*here, "--expected", str(file)).returncode == 0
+    scores = json.loads(file.read_text())
+    for wrong in ([scores[0] - 0.1, *scores[1:]], [float("nan"), *scores[1:]]):
+        file.write_text(json.dumps(wrong))
+        done = ready(*here, "--expected", str(file))
+        assert done.returncode == 1
+        assert "allowed is 0.02" in done.stderr
+    file.write_text(json.dumps(scores[:2]))
+    assert "another query" in ready(*here, "--expected", str(file)).stderr
+    done = ready("--url", server, "--model", "no", "--expected", str(file))
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_readiness_without_a_server_is_not_ready() -> None:
+    """Catches a traceback, which an orchestrator would log as the reason."""
+    for url in ("http://127.0.0.1:9", "nonsense"):
+        done = ready("--url", url, "--expected", "scores.json")
+        assert done.returncode == 2
+        assert done.stderr.startswith("not ready: ")
+        assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_metrics_that_the_page_names_are_there(server: str) -> None:
+    """Catches a metric that this vLLM does not have."""
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    named = re.findall(r"^\| `((?:vllm:|process_)\w+)` \|", page, re.MULTILINE)
+    assert len(named) >= 5
+    metrics = httpx.get(f"{server}/metrics", timeout=60).text
+    for name in named:
+        assert re.search(rf"^# TYPE {name} ", metrics, re.MULTILINE), name

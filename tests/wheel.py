@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the wheel that users install."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -24,19 +25,34 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in done.stdout.splitlines() if (ROOT / name).exists()]
 
 
-def build(factory: pytest.TempPathFactory) -> Path:
-    """Build from a copy, so that nothing is left in the repository."""
+def distributions(factory: pytest.TempPathFactory) -> Path:
+    """Build wheel and sdist as a release does, and return their folder.
+
+    From a copy, so that nothing is left in the repository, and without an index.
+    """
     source = factory.mktemp("source")
     for path in tracked():
         target = source / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    folder = factory.mktemp("wheel")
+    folder = factory.mktemp("dist")
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, source],
+        [source / "scripts" / "build_dist.sh", folder],
+        env={**environment(), "BUILD_FLAGS": "--no-isolation"},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
-    return next(folder.glob("*.whl"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """Return variables with which this Python's tools run, and pip asks nobody."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PIP_NO_INDEX": "1"}
+
+
+def build(factory: pytest.TempPathFactory) -> Path:
+    """Build both and return the wheel."""
+    return next(distributions(factory).glob("*.whl"))

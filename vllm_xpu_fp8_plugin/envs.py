@@ -18,7 +18,7 @@ class EnvVar(NamedTuple):
         name: Name of the variable.
         choices: Meaning of the value -> the spellings of it that are allowed.
         default: Meaning of an unset or empty variable.
-        description: One sentence for the table in the README.
+        description: One sentence for the table in the documentation.
 
     """
 
@@ -92,7 +92,7 @@ class Number(NamedTuple):
         least: Smallest number that is allowed.
         most: Greatest one.
         default: Meaning of an unset or empty variable.
-        description: One sentence for the table in the README.
+        description: One sentence for the table in the documentation.
 
     """
 
@@ -132,7 +132,7 @@ class Folder(NamedTuple):
     Attributes:
         name: Name of the variable.
         default: What is used where it is unset, in words.
-        description: One sentence for the table in the README.
+        description: One sentence for the table in the documentation.
 
     """
 
@@ -231,7 +231,7 @@ def register_with_vllm() -> None:
 
 
 def markdown_table() -> str:
-    """Return the README's table of environment variables."""
+    """Return the documentation's table of environment variables."""
     rows = ["| variable | values (any case) | default | meaning |", "|---|---|---|---|"]
     for var in ENV_VARS:
         rows.append(

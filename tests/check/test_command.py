@@ -104,12 +104,12 @@ def test_calls_of_a_model_pass(minilm: str, tmp_path: Path) -> None:
     assert all(op["runs_as"] == "reference" and op["made"] for op in report["ops"])
 
 
-def test_readme_shows_what_is_printed(tmp_path: Path) -> None:
-    """Catches a transcript in README that the command no longer prints."""
+def test_page_shows_what_is_printed(tmp_path: Path) -> None:
+    """Catches a transcript in docs/check.md that the command no longer prints."""
     done = check("--ops", "_C::rms_norm*", "--output", str(tmp_path))
     assert done.returncode == 1
-    readme = (ROOT / "README.md").read_text()
-    shown = readme.split("with vllm-xpu-kernels 0.1.14.1:\n\n```text\n")[1]
+    page = (ROOT / "docs" / "check.md").read_text()
+    shown = page.split("with vllm-xpu-kernels 0.1.14.1:\n\n```text\n")[1]
     lines = shown.split("```")[0].splitlines()
     if release() == (0, 1, 14, 1):
         for line in lines:

@@ -50,7 +50,6 @@ def test_cell_names_faults_and_what_is_not_compiled() -> None:
     assert cell({**op, "faults": faults}) == "**crash, values**"
 
 
-def test_readme_counts_the_faults() -> None:
+def test_page_counts_the_faults() -> None:
     """Catches a number of faults that is not the tests'."""
-    readme = (ROOT / "README.md").read_text()
-    assert f"of {len(FAULTS)}\nfaults put into ops it names all" in readme
+    assert f"of {len(FAULTS)}\nfaults put into ops it names all" in DOCS

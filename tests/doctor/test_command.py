@@ -63,7 +63,7 @@ def test_a_real_model_is_found_sound(given: Report, minilm: str) -> None:
     assert (checks["backend"].data or {})["with_plugin"] == [
         "vllm_xpu_fp8_plugin.attention.XPUFp8AttentionBackend"
     ]
-    # The figure that vLLM gives for it, README.
+    # The figure that vLLM gives for it.
     assert "10.6 M values" in checks["linear"].finding
     assert "means nothing to encoder layers" in checks["kv_cache"].finding
     ops = checks["virtual_xpu"].data or {}
@@ -115,10 +115,10 @@ def modernbert(folder: Path) -> Path:
     return folder
 
 
-def test_readme_shows_what_is_printed(
+def test_page_shows_what_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a transcript in README that the command no longer prints."""
+    """Catches a transcript in docs/doctor.md that the command no longer prints."""
     monkeypatch.delenv("COLUMNS", raising=False)
     package = kernel_package("0.1.13.2")
     layer = python_layer.examine(package.interface)
@@ -146,9 +146,8 @@ def test_readme_shows_what_is_printed(
     monkeypatch.setattr(doctor, "examine", lambda request: shown)
     assert main(["doctor"]) == 1
     printed = capsys.readouterr().out
-    assert (
-        printed.partition("\n\n1 problem")[0] in (DOCS.parent / "README.md").read_text()
-    )
+    page = (DOCS / "doctor.md").read_text()
+    assert printed.partition("\n\n1 problem")[0] in page
     # What it found leads on to the kernels.
     assert printed.endswith(":\nvllm-xpu-fp8 check\n")
 

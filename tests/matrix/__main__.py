@@ -41,8 +41,8 @@ _PART_SECONDS = 600
 def main() -> int:
     """Run what is asked for, print a line each, return the exit status."""
     options = _options()
-    if options.readme:
-        results.write_readme(results.load(options.output))
+    if options.docs:
+        results.write_docs(results.load(options.output))
         return 0
     maker = Maker(options.budget, options.installed_torch)
     cells = results.load(options.output)
@@ -88,8 +88,8 @@ def _options() -> argparse.Namespace:
     add("budget", "seconds for downloads; what takes longer is skipped", type=float)
     text = "do not download the torch that a vLLM asks for"
     add("installed-torch", text, action="store_true")
-    text = "write the README's table from the results, run nothing"
-    add("readme", text, action="store_true")
+    text = "write the documentation's table from the results, run nothing"
+    add("docs", text, action="store_true")
     return parser.parse_args()
 
 

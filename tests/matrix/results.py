@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results of the matrix: one JSON, one Markdown table, README's table."""
+"""The results of the matrix: one JSON, and two Markdown tables."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typing import Any
 from packaging.version import Version
 
 FOLDER = Path(__file__).parent
-README = FOLDER.parent.parent / "README.md"
+PAGE = FOLDER.parent.parent / "docs" / "compatibility.md"
 
 PASSED, FAILED = "passed", "failed"
 REFUSED, NOT_INSTALLABLE = "refused by upstream", "not installable"
@@ -68,7 +68,7 @@ def markdown(cells: dict[Key, Cell]) -> str:
         "# vLLM and vllm-xpu-kernels releases",
         "",
         f"Run on {_span(dates)}. `python -m tests.matrix` writes this file and "
-        "results.json; the Development section of the README says what is tested.",
+        "results.json; docs/compatibility.md says what is tested.",
         "",
         "*pass*: the contract suite passes; *FP8*: and an engine on the virtual GPU "
         "reranks in FP8 as transformers does in float32; the number is that of the ops "
@@ -84,8 +84,8 @@ def markdown(cells: dict[Key, Cell]) -> str:
     return "\n".join([*lines, *_errors(cells.values()), *_notes(cells)])
 
 
-def readme_table(cells: dict[Key, Cell]) -> str:
-    """Return README's table of what is supported."""
+def docs_table(cells: dict[Key, Cell]) -> str:
+    """Return the documentation's table of what is supported."""
     lines = [
         "| vLLM | torch | vllm-xpu-kernels that it passes with | that upstream refuses "
         "| FP8 rerank, virtual GPU | ops compiled |",
@@ -106,12 +106,12 @@ def readme_table(cells: dict[Key, Cell]) -> str:
     return "\n".join([*lines, "", f"Run on {_span(dates)}."])
 
 
-def write_readme(cells: dict[Key, Cell]) -> None:
-    """Put the table between README's markers."""
-    text = README.read_text()
-    marked = f"<!-- matrix -->\n{readme_table(cells)}\n<!-- /matrix -->"
+def write_docs(cells: dict[Key, Cell]) -> None:
+    """Put the table between the markers of its page."""
+    text = PAGE.read_text()
+    marked = f"<!-- matrix -->\n{docs_table(cells)}\n<!-- /matrix -->"
     pattern = "<!-- matrix -->.*?<!-- /matrix -->"
-    README.write_text(re.sub(pattern, lambda _: marked, text, flags=re.DOTALL))
+    PAGE.write_text(re.sub(pattern, lambda _: marked, text, flags=re.DOTALL))
 
 
 def _order(cell: Cell) -> tuple[Version, Version]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the results say, and that README and the package say the same."""
+"""What the results say, and that the documentation and the package say the same."""
 
 import copy
 import re
@@ -45,10 +45,10 @@ def test_every_vllm_passes_and_reranks_in_fp8(vllm: str) -> None:
 
 
 def test_tables_are_the_generated_ones() -> None:
-    """Catches a table in README or results.md that disagrees with results.json."""
-    text = results.README.read_text()
+    """Catches a table of the pages or results.md that disagrees with results.json."""
+    text = results.PAGE.read_text()
     (table,) = re.findall("<!-- matrix -->\n(.*?)\n<!-- /matrix -->", text, re.DOTALL)
-    assert table == results.readme_table(CELLS)
+    assert table == results.docs_table(CELLS)
     written = (results.FOLDER / "results.md").read_text()
     assert written == results.markdown(CELLS) + "\n"
 
@@ -58,7 +58,7 @@ def test_tables_show_what_the_results_say() -> None:
     cells = copy.deepcopy(CELLS)
     key = next(k for k, c in cells.items() if c["rerank"] and not c["rerank"]["error"])
     cells[key]["rerank"]["error"] = "AssertionError: Spearman 0.1"
-    assert results.readme_table(cells) != results.readme_table(CELLS)
+    assert results.docs_table(cells) != results.docs_table(CELLS)
     assert "Spearman 0.1" in results.markdown(cells)
     cells[key].update(status=results.FAILED, error="no backend", rerank=None)
     assert "**fail**" in results.markdown(cells)
