@@ -9,7 +9,7 @@ from vllm.platforms.xpu import XPUPlatform
 from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
-from vllm_xpu_fp8_plugin import compat, envs
+from vllm_xpu_fp8_plugin import compat, descales, envs
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -66,6 +66,7 @@ class XPUFp8Platform(XPUPlatform):  # type: ignore[misc]
         """
         # Every process that loads a model comes here first.
         compat.adjust_loading()
+        descales.install()
         if envs.CHECK.get() != envs.OFF:
             from vllm_xpu_fp8_plugin.check import guard
 

@@ -69,7 +69,7 @@ def test_a_real_model_is_found_sound(given: Report, minilm: str) -> None:
     ops = checks["virtual_xpu"].data or {}
     assert ops["_C::rms_norm"] == {"runs": "compiled", "reason": ""}
     assert ops["_vllm_fa2_C::varlen_fwd"]["runs"] == "reference"
-    assert ops["_xpu_C::fp4_gemm"]["runs"] == "missing"
+    assert ops["_xpu_C::fp4_gemm"]["runs"] == "reference"
     assert checks["command"].finding == (
         f"VLLM_XPU_FP8_PLUGIN=1 vllm serve {minilm} --quantization fp8 --runner pooling"
     )

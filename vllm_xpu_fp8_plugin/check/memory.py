@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vllm_xpu_fp8_plugin.check import layout
 from vllm_xpu_fp8_plugin.check.call import Call, is_tensors, once
+from vllm_xpu_fp8_plugin.check.expected import bits
 
 # All ones: NaN in every floating type that has one, -1 as an integer.
 POISON = 0xFF
@@ -99,7 +100,7 @@ class Slab:
         changed = after != self.before
         # What belongs to them is looked at elsewhere.
         for slab in (self, *self._others):
-            once(slab.inside(changed.view(torch.uint8))).zero_()
+            bits(once(slab.inside(changed.view(torch.uint8)))).zero_()
         where = changed.nonzero().flatten()
         if not len(where):
             return ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The product behind each FP8 matrix op."""
+"""The product behind each op with weights of few bits."""
 
 from typing import NamedTuple
 
@@ -21,6 +21,32 @@ class Weight(NamedTuple):
 
     b: Tensor
     scale: Tensor | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """K and N."""
+        k, n = self.b.shape
+        return k, n
+
+    def times(self, rows: Tensor) -> Tensor:
+        """Return ``rows @ (b * scale)``, [M, N], float32."""
+        return linear(rows, self.b, self.scale)
+
+
+class Converted(NamedTuple):
+    """A weight in float32, [N, K]."""
+
+    values: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """K and N."""
+        n, k = self.values.shape
+        return k, n
+
+    def times(self, rows: Tensor) -> Tensor:
+        """Return ``rows @ values.T``, [M, N], float32."""
+        return torch.nn.functional.linear(rows, self.values)
 
 
 def scaled_weight(name: str, b: Tensor, scale: Tensor | None, blocks: bool) -> Weight:
@@ -70,7 +96,7 @@ def product(
     name: str,
     a: Tensor,
     a_scale: Tensor | None,
-    weight: Weight,
+    weight: Weight | Converted,
     bias: Tensor | None,
     dtype: torch.dtype,
     out: Tensor | None = None,
@@ -94,7 +120,7 @@ def product(
 
     """
     require(a.dim() in (2, 3), "{}: A must be 2D or 3D, got {}D", name, a.dim())
-    k, n = weight.b.shape
+    k, n = weight.shape
     require(
         a.shape[-1] == k, "{}: A has {} columns and B {} rows", name, a.shape[-1], k
     )
@@ -118,7 +144,7 @@ def product(
         if a_scale is not None and a_scale.numel() > 1:
             scale = a_scale[part]
         values = _dequantized_rows(rows[part], scale)
-        sums = linear(values, *weight)
+        sums = weight.times(values)
         if bias is not None:
             sums.add_(bias if bias.dim() < 2 else bias[part])
         result[part] = sums

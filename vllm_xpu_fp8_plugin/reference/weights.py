@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Products with FP8 and half weights, each converted once where rows are many."""
+"""Products with weights of few bits, each converted once where rows are many."""
 
 import functools
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 import psutil
@@ -78,9 +79,30 @@ def dequantized(b: Tensor, scale: Tensor | None) -> Tensor:
         RuntimeError: `scale` does not fit `b`.
 
     """
-    sources = (b,) if scale is None else (b, scale)
-    key = tuple(
-        (t.data_ptr(), t.dtype, tuple(t.shape), tuple(t.stride())) for t in sources
+
+    def convert() -> Tensor:
+        weight = b.t().float().contiguous()
+        if scale is not None:
+            weight.mul_(_expand(scale.float(), *b.shape))
+        return weight
+
+    return converted((b,) if scale is None else (b, scale), convert)
+
+
+def converted(
+    sources: tuple[Tensor, ...], convert: Callable[[], Tensor], how: object = None
+) -> Tensor:
+    """Return what `convert` makes of `sources`, kept until one of them changes.
+
+    Args:
+        sources: Tensors that it is made of, which tell it from other weights.
+        convert: Makes a weight, [N, K], float32.
+        how: What else tells it from other weights of the same tensors.
+
+    """
+    key = (
+        how,
+        *((t.data_ptr(), t.dtype, tuple(t.shape), tuple(t.stride())) for t in sources),
     )
     # Writing to a weight in place counts its version up.
     versions = tuple(-1 if t.is_inference() else t._version for t in sources)
@@ -89,9 +111,7 @@ def dequantized(b: Tensor, scale: Tensor | None) -> Tensor:
         _cache.move_to_end(key)
         return entry.weight
     _cache.pop(key, None)
-    weight = b.t().float().contiguous()
-    if scale is not None:
-        weight.mul_(_expand(scale.float(), *b.shape))
+    weight = convert()
     storages = tuple(StorageWeakRef(t.untyped_storage()) for t in sources)
     _evict(weight.nbytes)
     _cache[key] = _Entry(storages, versions, weight)

@@ -25,12 +25,16 @@ _SLOW = (
 )
 _ONEDNN = "a product of oneDNN, which is built for GPUs only"
 _SUB_GROUPS = (
-    "it counts on sub-groups along the first dimension; a CPU has them along the last, "
-    "and would give wrong results"
+    "it counts on sub-groups along another dimension than the last, along which a CPU "
+    "has them, and would give wrong results"
 )
 _LEVEL_ZERO = "it asks the GPU's driver (Level Zero)"
 _HOST_MEMORY = "its copies on a CPU take SYCL's memory only"
 _COMPILER = "the CPU's compiler makes code of it that crashes"
+_UNPUBLISHED = (
+    "its kernels are written in an Intel GPU's instructions, and no published source "
+    "says what it computes"
+)
 _NOT_UNDERSTOOD = "on a CPU it gives other results than its own tests expect"
 
 # Why the compiled op cannot run on a CPU.
@@ -48,13 +52,14 @@ NOT_ON_A_CPU: dict[str, str] = {
     "_xpu_C::gdn_attention": _XE2,
     "_xpu_C::fp8_mqa_logits": _XE2,
     "_xpu_C::fp8_paged_mqa_logits": _XE2,
+    "_xpu_C::hc_head_fused": _SUB_GROUPS,
     "_xpu_C::mhc_pre": _COMPILER,
     "_xpu_C::mhc_fused_post_pre": _COMPILER,
     "_xpu_C::causal_conv1d_spec": _NOT_UNDERSTOOD,
     "_xpu_C::causal_conv1d_non_spec": _NOT_UNDERSTOOD,
     "_xpu_C::gated_delta_rule_spec": _XE2,
     "_xpu_C::gated_delta_rule_non_spec": _XE2,
-    "_xpu_C::gated_delta_rule_spec_recoverssm": _XE2,
+    "_xpu_C::gated_delta_rule_spec_recoverssm": _UNPUBLISHED,
     "_C::top_k_per_row_decode": _SUB_GROUPS,
     "_C::top_k_per_row_prefill": _SUB_GROUPS,
     "_C_cache_ops::getMemoryInfo": _LEVEL_ZERO,

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vllm_xpu_fp8_plugin.descales."""
+
+from typing import Any
+
+import pytest
+import torch
+from vllm.model_executor.model_loader import base_loader
+from vllm.v1.attention.backends import flash_attn, flash_attn_diffkv
+
+from vllm_xpu_fp8_plugin import descales
+
+E4M3 = torch.float8_e4m3fn
+
+
+@pytest.mark.parametrize("cache", [torch.bfloat16, E4M3, torch.float8_e5m2])
+@pytest.mark.parametrize("query", [torch.bfloat16, E4M3])
+def test_descale_accompanies_a_quantised_tensor_only(
+    query: torch.dtype, cache: torch.dtype
+) -> None:
+    """Catches DiffKV's query descale, which the kernel package refuses."""
+    taken: dict[str, Any] = {}
+    guarded = descales.accompanied(lambda **kwargs: taken.update(kwargs))
+    one = torch.ones(())
+    q = torch.ones(2, 1, 8).to(query)
+    k, v = torch.ones(2, 2, 1, 8).to(cache)
+    guarded(q=q, k=k, v=v, q_descale=one, k_descale=one, v_descale=one, causal=True)
+    quantised = {"q": query.itemsize == 1, "k": cache.itemsize == 1}
+    quantised["v"] = quantised["k"]
+    assert {x for x in "qkv" if f"{x}_descale" in taken} == {
+        x for x, is_fp8 in quantised.items() if is_fp8
+    }
+    assert taken["causal"] is True and taken["q"] is q
+
+
+def test_diffkv_runs_the_guarded_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a guard that DiffKV's own name for the kernel goes past, and a second."""
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        flash_attn_diffkv,
+        "flash_attn_varlen_func",
+        lambda **kwargs: calls.append(kwargs),
+        raising=False,
+    )
+    descales._guard_diffkv()
+    guarded = flash_attn_diffkv.flash_attn_varlen_func
+    descales._guard_diffkv()
+    assert flash_attn_diffkv.flash_attn_varlen_func is guarded
+    guarded(q=torch.ones(1), k=torch.ones(1), v=torch.ones(1), q_descale=torch.ones(1))
+    assert "q_descale" not in calls[0]
+
+
+def layer(scale: torch.Tensor, flash: bool = True) -> torch.nn.Module:
+    module, attention = torch.nn.Module(), torch.nn.Module()
+    kind = flash_attn.FlashAttentionImpl if flash else object
+    attention.impl = kind.__new__(kind)
+    attention._k_scale, attention._v_scale = torch.ones(()), scale
+    module.attn = attention
+    return module
+
+
+def test_scales_by_head_are_refused_when_the_model_loads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Catches an assertion of the kernel package at the first request (#532)."""
+    monkeypatch.setattr(
+        base_loader, "process_weights_after_loading", lambda model, *rest: None
+    )
+    descales._check_models()
+    load = base_loader.process_weights_after_loading
+    descales._check_models()
+    assert base_loader.process_weights_after_loading is load
+    for scale in (torch.ones(()), torch.ones(1)):
+        load(layer(scale), None)
+    with pytest.raises(NotImplementedError, match=r"attn\.v_scale has 4 values"):
+        load(layer(torch.ones(4)), None)
+    # Another backend may well take them.
+    load(layer(torch.ones(4), flash=False), None)
+
+
+def test_what_cannot_be_changed_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a model that is not served for the sake of a guard."""
+    lines: list[str] = []
+    monkeypatch.setattr(descales.logger, "warning", lambda s, *a: lines.append(s % a))
+    monkeypatch.delattr(base_loader, "process_weights_after_loading")
+    descales.install.cache_clear()
+    descales.install()
+    assert len(lines) == 1 and "Refuse a KV cache with a scale" in lines[0]
+    descales.install.cache_clear()
