@@ -36,6 +36,7 @@ _XE2 = (
 _SYCL = (
     *("sycl_runtime", "architecture", "images", "spirv", "spirv_builder", "visa"),
     "virtual_memory",
+    "work_groups",
     *(f"xe2_{part}" for part in _XE2),
 )
 _FLAGS = (
@@ -169,7 +170,7 @@ def _compile_into(
         sources = [*_DEVICE, *(_SYCL if intel else ())]
         if intel:
             flags.append(f"-I{intel.include}")
-            sources.append("torch_xpu")
+            sources += ["torch_xpu", "opencl_layer"]
 
         def compile_one(source: str) -> None:
             more = _MORE_FLAGS.get(source, ())
@@ -204,7 +205,8 @@ def _link(
         return
     sycl = str(intel.library("libsycl.so.9"))
     shared = ("-lvirtual_xpu", "-lc10", sycl, "-Wl,--allow-shlib-undefined")
-    link("libc10_xpu.so", _SYCL, *shared, "-ldl")
+    link("libvirtual_xpu_layer.so", ("opencl_layer",))
+    link("libc10_xpu.so", _SYCL, "-lvirtual_xpu_layer", *shared, "-ldl")
     link("libtorch_xpu.so", ("torch_xpu",), "-l:libc10_xpu.so", "-ltorch_cpu", *shared)
     loader = str(made / "libze_loader.so.1")
     options = ["-shared", "-fPIC", "-Wl,-soname,libze_loader.so.1", "-o", loader]

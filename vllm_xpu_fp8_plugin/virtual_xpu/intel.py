@@ -41,11 +41,12 @@ class IntelRuntime:
         """Return the path of a library."""
         return self.paths[name]
 
-    def load(self, cache: Path) -> None:
+    def load(self, cache: Path, layer: Path) -> None:
         """Load them into this process, and have them run on the CPU device.
 
         Args:
             cache: Folder for kernels that are compiled when first called.
+            layer: The library that sees launches of kernels.
 
         """
         settings = {
@@ -57,6 +58,10 @@ class IntelRuntime:
             "SYCL_CACHE_DIR": str(cache / processor()),
         }
         os.environ.update({k: v for k, v in settings.items() if k not in os.environ})
+        # Another build's may be inherited.
+        layers = os.environ.get("OPENCL_LAYERS", "").split(":")
+        others = [path for path in layers if path and Path(path).name != layer.name]
+        os.environ["OPENCL_LAYERS"] = ":".join([str(layer), *others])
         for names in _LIBRARIES.values():
             for name in names:
                 mode = ctypes.RTLD_GLOBAL if name == "libOpenCL.so.1" else 0

@@ -87,7 +87,8 @@ def _load(
     sycl = None
     try:
         if runtime:
-            runtime.load(build.cache_folder() / "kernels")
+            layer = folder / "libvirtual_xpu_layer.so"
+            runtime.load(build.cache_folder() / "kernels", layer)
         device = ctypes.CDLL(str(folder / "libvirtual_xpu.so"), ctypes.RTLD_GLOBAL)
         if runtime:
             # These are what the kernel package's libraries find by name.

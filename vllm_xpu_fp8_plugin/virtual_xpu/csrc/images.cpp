@@ -13,6 +13,7 @@
 
 #include "device.h"
 #include "spirv.h"
+#include "work_groups.h"
 #include "xe2.h"
 
 namespace virtual_xpu {
@@ -105,11 +106,12 @@ std::vector<PropertySet>* properties_of(const Image& image, const char* kernel) 
 // A kernel's code for the CPU, or none and why in `missing`.
 std::vector<uint32_t> code_for_cpu(const Module& module, const char* kernel,
                                    std::string& missing) {
-  if (module.missing().empty()) return module.only(kernel);
-  if (g_rewrite && module.rewritable())
-    return rewrite_xe2(module.only(kernel), missing);
-  missing = module.missing();
-  return {};
+  if (!module.missing().empty() && !(g_rewrite && module.rewritable())) {
+    missing = module.missing();
+    return {};
+  }
+  auto code = counted_innermost(module.only(kernel), kernel);
+  return module.missing().empty() ? code : rewrite_xe2(code, missing);
 }
 
 void add(const Image& image, std::vector<Image>& out) {

@@ -143,6 +143,9 @@ class Builder {
   void store(Id type, uint32_t bytes, Id address, Id value);
   // The lane's number. Called first before any loop.
   Id lane();
+  Id of_first_lane(Id type, Id value) {
+    return emit(op::kGroupBroadcast, type, {u32(kScopeSubgroup), value, u32(0)});
+  }
   void barrier(Scope scope);
   void fence();
   // A variable of the module, outside of functions.

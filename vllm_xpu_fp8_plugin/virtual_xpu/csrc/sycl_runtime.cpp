@@ -11,6 +11,7 @@
 #include <sycl/sycl.hpp>
 
 #include "device.h"
+#include "work_groups.h"
 
 namespace {
 
@@ -35,6 +36,7 @@ Sycl& sycl_state() {
   check_not_forked();
   static auto* made = [] {
     auto* state = new Sycl;
+    vx::watch_launches();
     pthread_atfork(nullptr, nullptr, [] { g_forked = true; });
     return state;
   }();

@@ -41,8 +41,7 @@ Registers::Registers(Builder& b, const visa::Program& program,
   // Lane 0's memory serves all. What is not to be written goes to its end.
   Id bytes = b.global(op::kTypeArray, {b.integer(8), b.u32(size + visa::kRegister)});
   Id own = b.address(b.variable(bytes, 64));
-  base_ = b.emit(op::kGroupBroadcast, b.integer(64),
-                 {b.u32(kScopeSubgroup), own, b.u32(0)});
+  base_ = b.of_first_lane(b.integer(64), own);
   nowhere_ = b.at(base_, b.add(b.u32(size), b.mul(b.lane(), 4)));
   for (auto& [number, operand] : operands)
     if (operand.value && !operand.immediate)

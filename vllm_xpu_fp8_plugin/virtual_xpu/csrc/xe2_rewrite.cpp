@@ -74,7 +74,7 @@ bool only_called_with(const std::vector<uint32_t>& words, size_t begin, size_t e
 }
 
 // Defines a payload in memory of the lane: what it is made of, in the order of its
-// call.
+// call. A GPU has one for all lanes, made of the first one's values.
 Id Rewriting::initialise() {
   if (initialise_) return initialise_;
   Id pointer = b_.pointer(kGeneric, b_.integer(8)), u32 = b_.integer(32);
@@ -83,10 +83,11 @@ Id Rewriting::initialise() {
   initialise_ = b_.fresh();
   auto parameters = b_.begin(initialise_, b_.global(op::kTypeFunction, type));
   Id payload = b_.address(parameters[0]);
-  b_.store(b_.integer(64), 8, payload, parameters[1]);
+  b_.store(b_.integer(64), 8, payload, b_.of_first_lane(b_.integer(64), parameters[1]));
   for (auto [field, number] :
        {std::pair{kWidth, 2}, {kHeight, 3}, {kPitch, 4}, {kBlockX, 5}, {kBlockY, 6}})
-    b_.store(u32, 4, b_.at(payload, b_.u32(field)), parameters[number]);
+    b_.store(u32, 4, b_.at(payload, b_.u32(field)),
+             b_.of_first_lane(u32, parameters[number]));
   b_.end(0);
   return initialise_;
 }
@@ -97,7 +98,8 @@ void Rewriting::write_set(const char* name, PayloadField field) {
   if (it == stripped_.built_ins.end() || !it->second.second) return;
   auto parameters = b_.begin(it->second.first, it->second.second);
   Id where = b_.at(b_.address(parameters[0]), b_.u32(field));
-  b_.store(b_.integer(32), 4, where, parameters[1]);
+  Id u32 = b_.integer(32);
+  b_.store(u32, 4, where, b_.of_first_lane(u32, parameters[1]));
   b_.end(0);
 }
 
