@@ -160,9 +160,13 @@ def test_version_is_kept_once() -> None:
     assert 'dynamic = ["version"]' in pyproject
     assert not re.search(r'^version = "', pyproject, re.MULTILINE)
     changelog = (ROOT / "CHANGELOG.md").read_text()
-    newest = re.search(r"^## (\S+)", changelog, re.MULTILINE)
-    assert newest
-    assert newest[1] == __version__
+    newest, *earlier = re.findall(
+        r"^## (\S+) - \d{4}-\d\d-\d\d$", changelog, re.MULTILINE
+    )
+    assert newest == __version__
+    assert len(earlier) == len(re.findall(r"^## ", changelog, re.MULTILINE)) - 1
+    kinds = set(re.findall(r"^### (.*)$", changelog, re.MULTILINE))
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
     assert not (ROOT / "setup.py").exists()
 
 

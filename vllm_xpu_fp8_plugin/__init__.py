@@ -8,7 +8,7 @@ standard library is imported at the top.
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def register() -> str | None:

@@ -9,7 +9,9 @@ from typing import NamedTuple
 RUN_BY = {
     "pip install .": "packaging::test_installed_wheel_is_found_by_vllm",
     "VLLM_XPU_FP8_PLUGIN=1 vllm serve BAAI/bge-reranker-large --quantization fp8 "
-    "--runner pooling": "activation::test_on_with_a_gpu_hands_out_the_platform",
+    "--runner pooling": (
+        "activation::test_a_gpu_host_serves_by_the_plugins_own_platform"
+    ),
     "VLLM_XPU_FP8_PLUGIN=0 vllm serve BAAI/bge-reranker-large --quantization fp8 "
     "--runner pooling": "activation::test_off_says_so_and_leaves_vllm_alone",
     "VLLM_XPU_FP8_PLUGIN=1 VLLM_XPU_FP8_CHECK=refuse vllm serve "

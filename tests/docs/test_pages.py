@@ -79,6 +79,15 @@ def test_readmes_table_is_the_sites() -> None:
     )
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_rows_of_a_table_have_its_columns(page: Path) -> None:
+    """Catches a bar within a cell, behind which the rest of a row is lost."""
+    for table in re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE):
+        rows = table.splitlines()
+        counts = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
+        assert len(counts) == 1, [r for r in rows if r.count("|") != rows[1].count("|")]
+
+
 @pytest.mark.parametrize(
     "path", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda path: path.name
 )

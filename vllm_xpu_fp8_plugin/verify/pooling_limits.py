@@ -124,7 +124,7 @@ POOLED = (
     most(
         "norm_drift_max",
         (EMBED,),
-        "greatest |log(norm ÷ the reference's norm)| of a vector",
+        "greatest absolute log(norm ÷ the reference's norm) of a vector",
         "Normalised vectors have 0. Others change by the relative error at most, and "
         "0.05 is 5 %; half as long again is a wrong scale.",
         drift=0.05,
