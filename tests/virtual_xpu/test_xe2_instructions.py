@@ -104,6 +104,8 @@ LOADS = [
     (8, 1, 16, 32, "nt", 8, 32),
     (32, 1, 8, 16, "tn", 16, 16),
     (32, 1, 8, 16, "tn", 8, 32),
+    (32, 1, 8, 16, "tn", 32, 8),
+    (16, 4, 8, 16, "nn", 16, 32),
     (16, 1, 12, 8, "nn", 16, 8),
 ]
 
@@ -117,7 +119,7 @@ def test_block_load(load: tuple[int, ...], x: int, y: int) -> None:
     payload = Payload(surface, 132, 38, 192, x, y)
     text = "lsc_load_block2d.ugm (M1, 1)  $0:d$2.$3x$4x$5" + str(order)
     text += " flat[$1+(0,0)]"
-    kind = {8: np.uint8, 16: np.uint16}[own_bits]
+    kind = {8: np.uint8, 16: np.uint16, 32: np.uint32}[own_bits]
     got = run(
         text,
         "=rw,rw.u,P,P,P,P",
@@ -127,6 +129,17 @@ def test_block_load(load: tuple[int, ...], x: int, y: int) -> None:
     assert got is not None
     expected = block_registers(payload, bits, blocks, width, height, str(order))
     np.testing.assert_array_equal(registers_of(got)[: len(expected)], expected)
+
+
+def test_a_block_is_where_the_first_lane_says() -> None:
+    """Catches a payload of each lane's own, as MHC's kernels would get."""
+    surface = RANDOM.integers(1, 256, 40 * 192, dtype=np.uint8)
+    payload = Payload(surface, 132, 38, 192, 9, 3, by_lane=True)
+    text = "lsc_load_block2d.ugm (M1, 1)  $0:d$2.$3x$4nn flat[$1+(0,0)]"
+    got = run(text, "=rw,rw.u,P,P,P", [payload, 16, 16, 8], (np.uint16, 8))
+    assert got is not None
+    expected = block_registers(payload, 16, 1, 16, 8, "nn")
+    np.testing.assert_array_equal(registers_of(got), expected)
 
 
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (9, 3), (-3, -2), (60, 36)])
@@ -166,6 +179,26 @@ def test_dpas(name: str, dtype: str) -> None:
         (np.float32, 8),
     )
     exact = start.double() + left.double() @ right.double()
+    np.testing.assert_allclose(got, exact.numpy(), rtol=1e-6, atol=1e-5)
+
+
+def test_dpas_of_tf32() -> None:
+    """Catches bits of a mantissa that tf32 has not, and two values of a word."""
+    left = torch.randn(8, 8, generator=torch.manual_seed(1))
+    right = torch.randn(8, 16, generator=torch.manual_seed(2))
+    start = torch.randn(8, 16)
+    text = """{
+    .decl DST v_type=G type=f num_elts=128 alias=<$0,0>
+    .decl LEFT v_type=G type=UD num_elts=64 alias=<$1,0>
+    .decl RIGHT v_type=G type=UD num_elts=128 alias=<$2,0>
+    dpas.tf32.tf32.8.8 (M1, 16) DST.0 DST.0 RIGHT.0 LEFT(0,0)
+    }"""
+    words = [t.numpy().view(np.uint32) for t in (left, right)]
+    operands = [words[0].reshape(4, LANES), words[1], start.numpy()]
+    got = run(text, "=rw,rw,rw,0", operands, (np.float32, 8))
+    kept = [(w & np.uint32(0xFFFFE000)).view(np.float32) for w in words]
+    short = [torch.from_numpy(w).double() for w in kept]
+    exact = start.double() + short[0] @ short[1]
     np.testing.assert_allclose(got, exact.numpy(), rtol=1e-6, atol=1e-5)
 
 
