@@ -259,7 +259,9 @@ def _launch(module: bytes, source: bytes, size: int, surface: Array) -> bytes:
         )
     )
     _check(error.value, "clCreateProgramWithIL")
-    built = cl.clBuildProgram(program, 1, ctypes.byref(device), b"", None, None)
+    # What holds then holds for kernels that are not built so, too.
+    options = b"-cl-denorms-are-zero"
+    built = cl.clBuildProgram(program, 1, ctypes.byref(device), options, None, None)
     _check(built, "clBuildProgram")
     kernel = ctypes.c_void_p(cl.clCreateKernel(program, b"main", ctypes.byref(error)))
     _check(error.value, "clCreateKernel")

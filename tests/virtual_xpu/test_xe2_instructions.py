@@ -219,11 +219,12 @@ def test_maximum_of_a_number_and_a_nan_is_the_number() -> None:
     """Catches a NaN that spreads where a GPU drops it (MIN_MAX.md)."""
     text, constraints = assembly("X16_S v_type", "max (")
     data = np.ones((16, LANES), np.float32)
-    data[3, 5] = data[4] = np.nan
+    # In every lane once, so in either operand of each maximum.
+    data[np.arange(16), np.arange(16)] = data[4] = np.nan
     got = run(text, constraints, [data], (np.float32, 1))
     assert got is not None
-    assert got[0, 3] == 1
-    assert np.isnan(got[0, 4])
+    expected = np.where(np.arange(16) == 4, np.nan, 1)
+    np.testing.assert_array_equal(got[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -263,6 +264,23 @@ def test_float_to_half_rounds_to_even() -> None:
     np.testing.assert_array_equal(got.view(np.float16), data.astype(np.float16))
 
 
+def test_float_to_brain_float_rounds_to_even() -> None:
+    """Catches halves that go up, and a NaN that rounds to infinity."""
+    text = """{
+    .decl OUT v_type=G type=BF num_elts=32 alias=<$0,0>
+    .decl IN v_type=G type=F num_elts=32 alias=<$1,0>
+    mov (M1_NM, 32) OUT(0,0)<1> IN(0,0)<1;1,0>
+    }"""
+    bits = RANDOM.integers(0, 1 << 17, (2, LANES), dtype=np.uint32) << 15
+    bits[0, :3] = 0x7F7FFFFF, 0x7F800001, 0xFF800000
+    data = bits.view(np.float32)
+    got = run(text, "=rw,rw", [data], (np.uint16, 2))
+    assert got is not None
+    values = torch.from_numpy(got.view(np.int16).copy()).view(torch.bfloat16)
+    expected = torch.from_numpy(data).bfloat16()
+    torch.testing.assert_close(values, expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_local_memory_of_other_sizes_is_refused() -> None:
     """Catches two values a lane of which one would be stored. Attention stores one."""
     text, constraints = assembly("lsc_store.slm")
@@ -273,14 +291,15 @@ def test_local_memory_of_other_sizes_is_refused() -> None:
 def test_registers_of_one_lane_for_all() -> None:
     """Catches a uniform operand read as if each lane had one, and bfn's table."""
     text = """{
-    .decl SHIFTS v_type=G type=UW num_elts=2 alias=<$2,0>
+    .decl SHIFTS v_type=G type=UW num_elts=4 alias=<$2,0>
     .decl OUT v_type=G type=UW num_elts=32 alias=<$0,0>
     .decl IN v_type=G type=UB num_elts=32 alias=<$1,0>
-    shr (M1_NM, 32) OUT(0,0)<1> IN(0,0)<1;1,0> SHIFTS(0,0)<0;2,1>
+    shr (M1_NM, 32) OUT(0,0)<1> IN(0,0)<1;1,0> SHIFTS(0,2)<0;2,1>
     bfn.x6A (M1_NM, 32) OUT(0,0)<1> 0x4308:uw OUT(0,0)<1;1,0> 0xF:uw
     }"""
     data = RANDOM.integers(0, 256, (2, LANES), dtype=np.uint8)
-    shifts = np.full((1, LANES), 4 << 16, np.uint32)
+    # Two numbers for all lanes, of which the second holds the shifts.
+    shifts = np.stack([np.full(LANES, n, np.uint32) for n in (0, 4 << 16)])
     got = run(text, "=rw,rw,rw.u", [data, shifts], (np.uint16, 2))
     assert got is not None
     shifted = data.ravel() >> np.tile([0, 4], 16)
@@ -321,4 +340,4 @@ def test_a_predicate_chooses_and_its_inverse_the_other() -> None:
 def test_what_is_not_known_is_refused_by_name(text: str) -> None:
     """Catches an instruction that is guessed."""
     with pytest.raises(ValueError, match="it has no meaning for"):
-        run(text, "=rw,rw", [np.zeros((1, LANES), np.float32)], (np.float32, 1))
+        run(text, "=rw,rw", [np.zeros((1, LANES), np.float32)], (np.float32, 16))
