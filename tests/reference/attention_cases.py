@@ -69,7 +69,9 @@ CASES = {
     "decode, e4m3": Case(_ONE_QUERY, cache=E4M3),
     "decode, e5m2, half": Case(_ONE_QUERY, HALF, cache=E5M2, splits=2),
     "decode, 128, half": Case(_ONE_QUERY, HALF, size=128, heads=(8, 1)),
+    "decode, 256, e4m3": Case(_ONE_QUERY, size=256, cache=E4M3, splits=3),
     "prefill": Case(_RAGGED),
+    "prefill, 256": Case(_RAGGED, size=256),
     "prefill, e4m3, half": Case(_RAGGED, HALF, cache=E4M3),
     "prefill, e5m2": Case(_RAGGED, cache=E5M2),
     "decode, window": Case(_ONE_QUERY, size=128, window=(31, 0)),
@@ -79,6 +81,7 @@ CASES = {
     "prefill, sink": Case(_RAGGED, sink=True),
     "encoder": Case(tuple((n, n) for n, _ in _RAGGED), page=0, causal=False),
     "encoder, 32": Case(((5, 5), (70, 70)), HALF, page=0, causal=False, size=32),
+    "causal, 192": Case(tuple((n, n) for n, _ in _RAGGED), page=0, size=192),
     **{f"prefill, drawn {seed}": Case(_drawn(seed)) for seed in range(4)},
 }
 

@@ -28,6 +28,7 @@ class Payload(NamedTuple):
         pitch: In bytes.
         x: Of the block, in elements.
         y: Of the block, in rows.
+        by_lane: Whether lane l asks for x + l. A GPU takes what the first lane asks.
 
     """
 
@@ -37,6 +38,7 @@ class Payload(NamedTuple):
     pitch: int
     x: int
     y: int
+    by_lane: bool = False
 
 
 class _Module:
@@ -179,6 +181,8 @@ def run(
             fields = (operand.width - 1, operand.height - 1, operand.pitch - 1)
             fields += (operand.x, operand.y, 0, 0, 0)
             numbers = [m.number(u32, f & 0xFFFFFFFF) for f in fields]
+            if operand.by_lane:
+                numbers[3] = m.emit(128, u32, numbers[3], lane)
             arguments.append(m.emit(57, payload, create, base, *numbers))
         else:
             stride = len(operand) * operand.itemsize
@@ -255,7 +259,9 @@ def _launch(module: bytes, source: bytes, size: int, surface: Array) -> bytes:
         )
     )
     _check(error.value, "clCreateProgramWithIL")
-    built = cl.clBuildProgram(program, 1, ctypes.byref(device), b"", None, None)
+    # What holds then holds for kernels that are not built so, too.
+    options = b"-cl-denorms-are-zero"
+    built = cl.clBuildProgram(program, 1, ctypes.byref(device), options, None, None)
     _check(built, "clBuildProgram")
     kernel = ctypes.c_void_p(cl.clCreateKernel(program, b"main", ctypes.byref(error)))
     _check(error.value, "clCreateKernel")

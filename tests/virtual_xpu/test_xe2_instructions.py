@@ -104,6 +104,8 @@ LOADS = [
     (8, 1, 16, 32, "nt", 8, 32),
     (32, 1, 8, 16, "tn", 16, 16),
     (32, 1, 8, 16, "tn", 8, 32),
+    (32, 1, 8, 16, "tn", 32, 8),
+    (16, 4, 8, 16, "nn", 16, 32),
     (16, 1, 12, 8, "nn", 16, 8),
 ]
 
@@ -117,7 +119,7 @@ def test_block_load(load: tuple[int, ...], x: int, y: int) -> None:
     payload = Payload(surface, 132, 38, 192, x, y)
     text = "lsc_load_block2d.ugm (M1, 1)  $0:d$2.$3x$4x$5" + str(order)
     text += " flat[$1+(0,0)]"
-    kind = {8: np.uint8, 16: np.uint16}[own_bits]
+    kind = {8: np.uint8, 16: np.uint16, 32: np.uint32}[own_bits]
     got = run(
         text,
         "=rw,rw.u,P,P,P,P",
@@ -127,6 +129,17 @@ def test_block_load(load: tuple[int, ...], x: int, y: int) -> None:
     assert got is not None
     expected = block_registers(payload, bits, blocks, width, height, str(order))
     np.testing.assert_array_equal(registers_of(got)[: len(expected)], expected)
+
+
+def test_a_block_is_where_the_first_lane_says() -> None:
+    """Catches a payload of each lane's own, as MHC's kernels would get."""
+    surface = RANDOM.integers(1, 256, 40 * 192, dtype=np.uint8)
+    payload = Payload(surface, 132, 38, 192, 9, 3, by_lane=True)
+    text = "lsc_load_block2d.ugm (M1, 1)  $0:d$2.$3x$4nn flat[$1+(0,0)]"
+    got = run(text, "=rw,rw.u,P,P,P", [payload, 16, 16, 8], (np.uint16, 8))
+    assert got is not None
+    expected = block_registers(payload, 16, 1, 16, 8, "nn")
+    np.testing.assert_array_equal(registers_of(got), expected)
 
 
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (9, 3), (-3, -2), (60, 36)])
@@ -169,6 +182,26 @@ def test_dpas(name: str, dtype: str) -> None:
     np.testing.assert_allclose(got, exact.numpy(), rtol=1e-6, atol=1e-5)
 
 
+def test_dpas_of_tf32() -> None:
+    """Catches bits of a mantissa that tf32 has not, and two values of a word."""
+    left = torch.randn(8, 8, generator=torch.manual_seed(1))
+    right = torch.randn(8, 16, generator=torch.manual_seed(2))
+    start = torch.randn(8, 16)
+    text = """{
+    .decl DST v_type=G type=f num_elts=128 alias=<$0,0>
+    .decl LEFT v_type=G type=UD num_elts=64 alias=<$1,0>
+    .decl RIGHT v_type=G type=UD num_elts=128 alias=<$2,0>
+    dpas.tf32.tf32.8.8 (M1, 16) DST.0 DST.0 RIGHT.0 LEFT(0,0)
+    }"""
+    words = [t.numpy().view(np.uint32) for t in (left, right)]
+    operands = [words[0].reshape(4, LANES), words[1], start.numpy()]
+    got = run(text, "=rw,rw,rw,0", operands, (np.float32, 8))
+    kept = [(w & np.uint32(0xFFFFE000)).view(np.float32) for w in words]
+    short = [torch.from_numpy(w).double() for w in kept]
+    exact = start.double() + short[0] @ short[1]
+    np.testing.assert_allclose(got, exact.numpy(), rtol=1e-6, atol=1e-5)
+
+
 @pytest.mark.parametrize("rows", [8, 16])
 @pytest.mark.parametrize("operation", ["add", "max"])
 def test_reduction_leaves_row_r_in_lane_r(operation: str, rows: int) -> None:
@@ -186,11 +219,12 @@ def test_maximum_of_a_number_and_a_nan_is_the_number() -> None:
     """Catches a NaN that spreads where a GPU drops it (MIN_MAX.md)."""
     text, constraints = assembly("X16_S v_type", "max (")
     data = np.ones((16, LANES), np.float32)
-    data[3, 5] = data[4] = np.nan
+    # In every lane once, so in either operand of each maximum.
+    data[np.arange(16), np.arange(16)] = data[4] = np.nan
     got = run(text, constraints, [data], (np.float32, 1))
     assert got is not None
-    assert got[0, 3] == 1
-    assert np.isnan(got[0, 4])
+    expected = np.where(np.arange(16) == 4, np.nan, 1)
+    np.testing.assert_array_equal(got[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +264,23 @@ def test_float_to_half_rounds_to_even() -> None:
     np.testing.assert_array_equal(got.view(np.float16), data.astype(np.float16))
 
 
+def test_float_to_brain_float_rounds_to_even() -> None:
+    """Catches halves that go up, and a NaN that rounds to infinity."""
+    text = """{
+    .decl OUT v_type=G type=BF num_elts=32 alias=<$0,0>
+    .decl IN v_type=G type=F num_elts=32 alias=<$1,0>
+    mov (M1_NM, 32) OUT(0,0)<1> IN(0,0)<1;1,0>
+    }"""
+    bits = RANDOM.integers(0, 1 << 17, (2, LANES), dtype=np.uint32) << 15
+    bits[0, :3] = 0x7F7FFFFF, 0x7F800001, 0xFF800000
+    data = bits.view(np.float32)
+    got = run(text, "=rw,rw", [data], (np.uint16, 2))
+    assert got is not None
+    values = torch.from_numpy(got.view(np.int16).copy()).view(torch.bfloat16)
+    expected = torch.from_numpy(data).bfloat16()
+    torch.testing.assert_close(values, expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_local_memory_of_other_sizes_is_refused() -> None:
     """Catches two values a lane of which one would be stored. Attention stores one."""
     text, constraints = assembly("lsc_store.slm")
@@ -240,14 +291,15 @@ def test_local_memory_of_other_sizes_is_refused() -> None:
 def test_registers_of_one_lane_for_all() -> None:
     """Catches a uniform operand read as if each lane had one, and bfn's table."""
     text = """{
-    .decl SHIFTS v_type=G type=UW num_elts=2 alias=<$2,0>
+    .decl SHIFTS v_type=G type=UW num_elts=4 alias=<$2,0>
     .decl OUT v_type=G type=UW num_elts=32 alias=<$0,0>
     .decl IN v_type=G type=UB num_elts=32 alias=<$1,0>
-    shr (M1_NM, 32) OUT(0,0)<1> IN(0,0)<1;1,0> SHIFTS(0,0)<0;2,1>
+    shr (M1_NM, 32) OUT(0,0)<1> IN(0,0)<1;1,0> SHIFTS(0,2)<0;2,1>
     bfn.x6A (M1_NM, 32) OUT(0,0)<1> 0x4308:uw OUT(0,0)<1;1,0> 0xF:uw
     }"""
     data = RANDOM.integers(0, 256, (2, LANES), dtype=np.uint8)
-    shifts = np.full((1, LANES), 4 << 16, np.uint32)
+    # Two numbers for all lanes, of which the second holds the shifts.
+    shifts = np.stack([np.full(LANES, n, np.uint32) for n in (0, 4 << 16)])
     got = run(text, "=rw,rw,rw.u", [data, shifts], (np.uint16, 2))
     assert got is not None
     shifted = data.ravel() >> np.tile([0, 4], 16)
@@ -288,4 +340,4 @@ def test_a_predicate_chooses_and_its_inverse_the_other() -> None:
 def test_what_is_not_known_is_refused_by_name(text: str) -> None:
     """Catches an instruction that is guessed."""
     with pytest.raises(ValueError, match="it has no meaning for"):
-        run(text, "=rw,rw", [np.zeros((1, LANES), np.float32)], (np.float32, 1))
+        run(text, "=rw,rw", [np.zeros((1, LANES), np.float32)], (np.float32, 16))

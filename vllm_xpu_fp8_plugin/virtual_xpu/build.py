@@ -114,7 +114,7 @@ def _compiler() -> list[str]:
         f"CXX={named} is not a command" if named else "No C++ compiler is installed"
     )
     raise VirtualXPUError(
-        f"{wanted}. The virtual XPU compiles 27 small files once. Install one (on "
+        f"{wanted}. The virtual XPU compiles 33 small files once. Install one (on "
         "Debian and Ubuntu: apt-get install g++), or set CXX to one."
     )
 

@@ -12,51 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vllm_xpu_fp8_plugin import envs, kernels, reference
-from vllm_xpu_fp8_plugin.virtual_xpu import host_ops, libraries
+from vllm_xpu_fp8_plugin import kernels, reference
+from vllm_xpu_fp8_plugin.virtual_xpu import host_ops, libraries, limits
 from vllm_xpu_fp8_plugin.virtual_xpu.coverage import checked_attention
 
 COMPILED, REFERENCE, MISSING = "compiled", "reference", "missing"
-
-_SLOW = (
-    "its code, written in an Intel GPU's instructions, is slow on a CPU "
-    f"({envs.VIRTUAL_OPS.name}={envs.COMPILED} runs it)"
-)
-_ONEDNN = "a product of oneDNN, which is built for GPUs only"
-_LEVEL_ZERO = "it asks the GPU's driver (Level Zero)"
-_HOST_MEMORY = "its copies on a CPU take SYCL's memory only"
-_BARRIER = (
-    "its work-items return before a barrier where a head has few features, which a CPU "
-    "does not take: wrong results"
-)
-
-# Why the compiled op cannot run on a CPU.
-NOT_ON_A_CPU: dict[str, str] = {
-    "_vllm_fa2_C::varlen_fwd": _SLOW,
-    "_xpu_C::fp8_gemm": _ONEDNN,
-    "_xpu_C::fp8_gemm_out": _ONEDNN,
-    "_xpu_C::fp8_gemm_w8a16": _ONEDNN,
-    "_xpu_C::fp8_bmm": _ONEDNN,
-    "_xpu_C::int4_gemm_w4a16": _ONEDNN,
-    "_xpu_C::int4_gemm_w4a8": _ONEDNN,
-    "_xpu_C::fp4_gemm": _ONEDNN,
-    "_xpu_C::fp4_gemm_w4a16": _ONEDNN,
-    "_xpu_C::cutlass_grouped_gemm_interface": _SLOW,
-    "_xpu_C::fp8_mqa_logits": _SLOW,
-    "_xpu_C::fp8_paged_mqa_logits": _SLOW,
-    "_xpu_C::mhc_pre": _SLOW,
-    "_xpu_C::mhc_fused_post_pre": _SLOW,
-    "_xpu_C::gdn_attention": _BARRIER,
-    "_xpu_C::causal_conv1d_spec": _BARRIER,
-    "_xpu_C::causal_conv1d_non_spec": _BARRIER,
-    "_xpu_C::gated_delta_rule_spec": _BARRIER,
-    "_xpu_C::gated_delta_rule_non_spec": _BARRIER,
-    "_xpu_C::gated_delta_rule_spec_recoverssm": _BARRIER,
-    "_C_cache_ops::getMemoryInfo": _LEVEL_ZERO,
-    "_C_cache_ops::swap_blocks_batch": _HOST_MEMORY,
-    "_C::xpu_host_register": _LEVEL_ZERO,
-    "_C::xpu_host_unregister": _LEVEL_ZERO,
-}
 
 # Their tensors are the host's.
 _ON_HOST = (
@@ -122,9 +82,11 @@ def install(schemas: Mapping[str, str], sycl: ctypes.CDLL | None, reason: str) -
         function = functions.get(name)
         if function:
             _register(name, declared, function)
-        why = (unknown.get(_library(name)) or _not_compiled(name)) or reason
+        why = (unknown.get(_library(name)) or limits.not_compiled(name)) or reason
         if not why and _has_kernel(name):
             _ops[name] = Op(COMPILED)
+            if library := limits.guard(name):
+                _libraries.append(library)
             continue
         why = why or "the kernel package registers no kernel for an XPU"
         _ops[name] = Op(REFERENCE if function else MISSING, why)
@@ -137,14 +99,6 @@ def install(schemas: Mapping[str, str], sycl: ctypes.CDLL | None, reason: str) -
 def _library(name: str) -> str:
     """Return the library that registers an op."""
     return name.split("::")[0].removesuffix("_cache_ops")
-
-
-def _not_compiled(name: str) -> str:
-    """Return why the compiled op does not run, "" if it does."""
-    why = NOT_ON_A_CPU.get(name, "")
-    if why == _SLOW and envs.VIRTUAL_OPS.get() == envs.COMPILED:
-        return ""
-    return why
 
 
 def substitute(name: str, function: Callable[..., Any], by: str) -> None:

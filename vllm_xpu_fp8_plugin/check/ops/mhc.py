@@ -14,6 +14,8 @@ _HC, _MIXES = 4, 24
 _SHAPES = ((1, 256), (7, 1024), (33, 512))
 # From so many tokens on the kernels multiply in TF32, with 11 bits.
 _TF32_TOKENS, _TF32 = 128, 2.0**-11
+# The kernels take the device's own exp and rsqrt (sycl::native), on a CPU of 11 bits.
+_NATIVE = 2.0**-11
 _BF16 = torch.bfloat16
 
 
@@ -24,10 +26,16 @@ def _mixed(
     x = flat.double()
     norm = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
     part = _TF32 if len(x) >= _TF32_TOKENS else 2.0**-24 * (8 + x.shape[1] ** 0.5)
-    # rsqrt may be the device's own.
     logits = x @ fn.double().t() * norm * scale + base
     sizes = x.abs() @ fn.double().abs().t() * norm * scale.abs()
-    return logits, sizes * part + logits.abs() * 2.0**-21
+    return logits, sizes * part + (logits - base).abs() * _NATIVE
+
+
+def _mixing(off: Tensor, weights: Tensor, streams: Tensor) -> Tensor:
+    """Return what a sum of streams may be off by: a subnormal may count as zero."""
+    sizes = streams.abs()
+    lost = sizes.clamp(max=torch.finfo(torch.float32).tiny)
+    return (off.unsqueeze(-1) * sizes + weights.unsqueeze(-1) * lost).sum(1)
 
 
 def _pre() -> Iterator[Arguments]:
@@ -81,16 +89,16 @@ def mhc_pre(
     streams = residual.double()
     mixed = (before.unsqueeze(-1) * streams).sum(1)
     # The steepest slope of a sigmoid is 1/4, of a softmax's logarithm 2.
-    off = (error[:, :_HC] / 4 + before * 2.0**-20).unsqueeze(-1)
+    off = error[:, :_HC] / 4 + before * _NATIVE
     spread = error[:, 2 * _HC :].amax(-1)[:, None, None]
     return {
         "return.0": Expected(
             after.unsqueeze(-1),
             error=(error[:, _HC : 2 * _HC] / 4 * hc_post_mult_value).unsqueeze(-1),
-            relative=2.0**-19,
+            relative=_NATIVE,
         ),
-        "return.1": Expected(comb, error=4 * spread * comb, relative=2.0**-16),
-        "return.2": Expected(mixed, error=(off * streams.abs()).sum(1)),
+        "return.1": Expected(comb, error=4 * spread * comb, relative=4 * _NATIVE),
+        "return.2": Expected(mixed, error=_mixing(off, before, streams)),
     }
 
 
@@ -186,6 +194,6 @@ def hc_head_fused(
         hs_flat.flatten(1), fn, rms_eps, hc_scale.double(), hc_base.double()
     )
     mix, streams = logits.sigmoid() + hc_eps, hs_flat.double()
-    off = (error / 4 + mix * 2.0**-20).unsqueeze(-1)
+    off = error / 4 + mix * _NATIVE
     exact = (mix.unsqueeze(-1) * streams).sum(1)
-    return {"out": Expected(exact, error=(off * streams.abs()).sum(1))}
+    return {"out": Expected(exact, error=_mixing(off, mix, streams))}
