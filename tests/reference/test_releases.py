@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[2]
 
 # Release -> how many of its ops are compiled code, in PyTorch, and missing.
 RELEASES = {
-    "0.1.12.1": (78, 8, 9),
-    "0.1.13.2": (80, 8, 9),
-    "0.1.14.1": (82, 11, 13),
-    "0.1.15.4": (87, 11, 13),
-    "0.1.16.2": (88, 11, 14),
+    "0.1.12.1": (80, 15, 0),
+    "0.1.13.2": (82, 15, 0),
+    "0.1.14.1": (84, 22, 0),
+    "0.1.15.4": (89, 22, 0),
+    "0.1.16.2": (90, 22, 1),
 }
 
 # Compiled against PyTorch, and both against float64.
