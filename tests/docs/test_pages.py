@@ -60,6 +60,20 @@ def test_files_named_on_pages_exist() -> None:
         assert name in inside | files or any(f.startswith(name) for f in inside), name
 
 
+def test_names_are_in_the_module_that_a_page_says() -> None:
+    """Catches a name that has moved to another module, as names of tables do."""
+    said = [
+        pair
+        for page in PAGES
+        for pair in re.findall(r"`(\w+)` in `([\w/]+\.py)`", page.read_text())
+    ]
+    assert said
+    for name, module in said:
+        paths = (ROOT / module, ROOT / "vllm_xpu_fp8_plugin" / module)
+        path = next(path for path in paths if path.exists())
+        assert re.search(rf"\b{name}\b", path.read_text()), (name, module)
+
+
 def test_readme_is_short_and_its_links_lead_somewhere() -> None:
     """Catches a README that grows again, and links to pages that are gone."""
     text = (ROOT / "README.md").read_text()
