@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reference pages agree with the code."""
 
+import re
+
 import pytest
 
 from tests.docs.generated import BLOCKS, DOCS, OPS_OF, block, replaced
@@ -16,6 +18,25 @@ def test_page_holds_what_the_code_says(page: str, name: str) -> None:
         pytest.skip(f"the page is of vllm-xpu-kernels {OPS_OF}, as it runs by default")
     text = (DOCS / page).read_text()
     assert block(text, name) == BLOCKS[page, name](), "run: make reference"
+
+
+def test_pages_count_the_ops_as_the_table_does() -> None:
+    """Catches a count that was not made again when an op began to run otherwise."""
+    table = (DOCS / "ops.md").read_text()
+    kinds = [
+        len(re.findall(rf"\| {k} \|", table)) for k in ("compiled code", "PyTorch")
+    ]
+    line = re.search(
+        rf"of (\d+) ops of vllm-xpu-kernels {OPS_OF}, (\d+) run as compiled code, "
+        r"(\d+) in PyTorch, (\d+) not at all",
+        (DOCS / "serve.md").read_text(),
+    )
+    assert line
+    total, *counts, missing = map(int, line.groups())
+    assert counts == kinds
+    assert sum(counts) + missing == total == len(re.findall(r"^\| `_", table, re.M))
+    page = (DOCS / "virtual_gpu.md").read_text()
+    assert f"{OPS_OF}, {kinds[0]} of {total} ops run as compiled code" in page
 
 
 def test_a_block_is_replaced_and_nothing_else() -> None:
