@@ -33,6 +33,7 @@ class Case:
         causal: As in the op.
         window: Likewise.
         sink: Whether heads have a sink.
+        loud: What queries are multiplied by: of large logits the largest counts.
         splits: Parts that a sequence's keys are split into, None for the op's choice.
 
     """
@@ -46,6 +47,7 @@ class Case:
     causal: bool = True
     window: tuple[int, int] = (-1, -1)
     sink: bool = False
+    loud: float = 1.0
     splits: int | None = None
 
 
@@ -70,6 +72,8 @@ CASES = {
     "decode, e5m2, half": Case(_ONE_QUERY, HALF, cache=E5M2, splits=2),
     "decode, 128, half": Case(_ONE_QUERY, HALF, size=128, heads=(8, 1)),
     "decode, 256, e4m3": Case(_ONE_QUERY, size=256, cache=E4M3, splits=3),
+    "decode, large logits": Case(_ONE_QUERY, loud=100.0, splits=3),
+    "prefill, large logits": Case(_RAGGED, loud=100.0),
     "prefill": Case(_RAGGED),
     "prefill, 256": Case(_RAGGED, size=256),
     "prefill, e4m3, half": Case(_RAGGED, HALF, cache=E4M3),
@@ -114,7 +118,7 @@ def error(case: Case) -> tuple[float, float]:
     starts = torch.tensor([0, *query_lengths]).cumsum(0).int()
     starts_k = torch.tensor([0, *lengths]).cumsum(0).int()
     q = torch.randn(sum(query_lengths), case.heads[0], case.size, generator=seed)
-    q = q.to(case.dtype)
+    q = (q * case.loud).to(case.dtype)
     table = None
     if case.page:
         k, v, table, sequences = _pages(case, lengths, seed)

@@ -28,9 +28,11 @@ FAULTS = {
     "scale.max": r"tensor\([1-3]\.",
     "quant_mxfp4": r"3 5$",
     "torch.nan": r"tensor\(True",
+    "q_descale": r"tensor\(True",
     "rotary_embedding": -signal.SIGFPE,
     "zeros(0, 8), torch.empty(0, 8, dtype=E4M3)": -signal.SIGFPE,
 }
+_NEW = {"q_descale"}  # refused before
 _GONE = {"31999", "expand(2, 8)", "zeros(0, 8), torch.empty(0, 8, dtype=E4M3)"}
 
 
@@ -72,6 +74,8 @@ def dies(script: str) -> int:
 def test_a_finding_is_as_written(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a fault that the docs describe and that is not there."""
     [script] = [s for s in SCRIPTS if word in s]
+    if word in _NEW and not _FIXED:
+        pytest.skip("this release refuses the call")
     fault, is_there = FAULTS[word], not (_FIXED and word in _GONE)
     if isinstance(fault, int):
         assert dies(script) == (fault if is_there else 0)
