@@ -206,8 +206,9 @@ def _generate(llm: Any, request: dict[str, Any], result: dict[str, Any]) -> None
     import numpy as np
     from vllm import SamplingParams
 
-    sampling = {"temperature": 0, **request.get("sampling", {})}
-    params = SamplingParams(max_tokens=32, ignore_eos=True, logprobs=1, **sampling)
+    greedy = {"temperature": 0, "max_tokens": 32}
+    sampling = {**greedy, **request.get("sampling", {})}
+    params = SamplingParams(ignore_eos=True, logprobs=1, **sampling)
     if path := request.get("transcribe"):
         audio = {"audio": (np.load(path), 16000)}
         prompts: list[Any] = [
