@@ -52,6 +52,16 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3Config",
         {"num_key_value_heads": 1, "head_dim": 64, "max_position_embeddings": 512},
     ),
+    "Qwen3ForSequenceClassification": (
+        "Qwen3Config",
+        {
+            "num_key_value_heads": 1,
+            "head_dim": 64,
+            "max_position_embeddings": 512,
+            "num_labels": 3,
+            "pad_token_id": 1,
+        },
+    ),
     "Qwen3MoeForCausalLM": (
         "Qwen3MoeConfig",
         {
