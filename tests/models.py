@@ -215,7 +215,10 @@ def quantize_checkpoint(source: str, folder: Path, kind: str) -> tuple[str, str]
         save_file(content, folder / suffix / "model.safetensors", {"format": "pt"})
     path = folder / "fp8" / "config.json"
     config = json.loads(path.read_text())
-    config["quantization_config"] = _QUANTIZATION_CONFIGS[kind]
+    config["quantization_config"] = {**_QUANTIZATION_CONFIGS[kind]}
+    # Routers stay as they are, and the checkpoints of such models say so.
+    if routers := [n.removesuffix(".weight") for n in fp8 if "mlp.gate." in n]:
+        config["quantization_config"]["modules_to_not_convert"] = routers
     path.write_text(json.dumps(config))
     return str(folder / "fp8"), str(folder / "float32")
 

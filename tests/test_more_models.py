@@ -80,6 +80,49 @@ def test_architecture_agrees_with_transformers(
     assert worst(folder, generated(folder, options)) <= allowed
 
 
+def round_to_fp8(model: Any) -> None:
+    """Give a model the weights that vLLM makes of its own at load time.
+
+    A scale for what vLLM multiplies by at once: queries, keys and values, and each
+    expert's gate and up projections.
+    """
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if name.endswith("self_attn"):
+                fused = [module.q_proj, module.k_proj, module.v_proj]
+                largest = max(p.weight.abs().max() for p in fused)
+                for projection in fused:
+                    _round(projection.weight, largest / 448)
+                _round(module.o_proj.weight, module.o_proj.weight.abs().max() / 448)
+            elif name.endswith("experts"):
+                for weights in (module.gate_up_proj, module.down_proj):
+                    _round(weights, weights.abs().amax((1, 2), keepdim=True) / 448)
+
+
+def _round(weight: torch.Tensor, scale: torch.Tensor) -> None:
+    weight.copy_((weight / scale).to(torch.float8_e4m3fn).float() * scale)
+
+
+@pytest.mark.parametrize("architecture", ["Qwen3MoeForCausalLM", "MixtralForCausalLM"])
+def test_experts_quantised_at_load_time(architecture: str, tmp_path: Path) -> None:
+    """Catches an expert's scale that is another's, or of both projections apart."""
+    folder = make_model(architecture, tmp_path / "model")
+    done = generated(folder, FP8)
+    model = loaded(folder)
+    round_to_fp8(model)
+    pairs = zip(PROMPTS, done, strict=True)
+    assert max(drift(model, prompt, result) for prompt, result in pairs) <= 0.35
+
+
+def test_experts_of_a_block_fp8_checkpoint(tmp_path: Path) -> None:
+    """Catches block scales of an expert that are transposed."""
+    source = make_model(
+        "Qwen3MoeForCausalLM", tmp_path / "model", num_key_value_heads=4
+    )
+    quantised, plain = quantize_checkpoint(source, tmp_path, "block")
+    assert worst(plain, generated(quantised, HALF)) <= 0.3
+
+
 @pytest.mark.parametrize("kind", ["gptq", "auto-round"])
 def test_int4_weights_agree_with_what_they_stand_for(kind: str, tmp_path: Path) -> None:
     """Catches a zero point that is off by one, or a group's scale for another's."""
