@@ -6,14 +6,18 @@ VLLM := 0.32.0
 # The last release whose Python layer refuses a query descale.
 KERNELS := 0.1.14.1
 
-.PHONY: rerank test lint docs reference dist audit ends newest matrix kernel-tests mutants clean
+.PHONY: rerank test models lint docs reference dist audit ends newest matrix kernel-tests mutants clean
 
 rerank: .venv/ready
 	@$(BIN)/python examples/rerank.py
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not alone"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not alone and not models"
 	$(BIN)/python -m pytest -q -m alone
+
+# Architectures and formats beyond those of `make test`, an engine each.
+models: .venv/ready
+	$(BIN)/python -m pytest -q -m models
 
 lint: .venv/ready
 	$(BIN)/ruff check .

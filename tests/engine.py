@@ -34,6 +34,7 @@ def run_engine(**request: Any) -> dict[str, Any]:
             ``pairs``, ``embed``, ``classify``, ``prompts`` or ``transcribe``: the
             work, for `LLM.score`, `LLM.embed`, `LLM.classify`, `LLM.generate`.
             ``sampling``: arguments of `vllm.SamplingParams` in place of greedy's.
+            ``adapters``: for each prompt the folder of its LoRA adapter.
             ``env``: environment variables. ``call``: "MODULE:FUNCTION", which gets the
             request and returns the result in place of all this.
 
@@ -206,8 +207,9 @@ def _generate(llm: Any, request: dict[str, Any], result: dict[str, Any]) -> None
     import numpy as np
     from vllm import SamplingParams
 
-    sampling = {"temperature": 0, **request.get("sampling", {})}
-    params = SamplingParams(max_tokens=32, ignore_eos=True, logprobs=1, **sampling)
+    greedy = {"temperature": 0, "max_tokens": 32}
+    sampling = {**greedy, **request.get("sampling", {})}
+    params = SamplingParams(ignore_eos=True, logprobs=1, **sampling)
     if path := request.get("transcribe"):
         audio = {"audio": (np.load(path), 16000)}
         prompts: list[Any] = [
@@ -220,7 +222,9 @@ def _generate(llm: Any, request: dict[str, Any], result: dict[str, Any]) -> None
         prompts = _prompts(request["prompts"])
     # Twice, so that the second time finds what the first has put into the cache.
     for _ in range(request.get("times", 1)):
-        done = llm.generate(prompts, params, use_tqdm=False)
+        done = llm.generate(
+            prompts, params, use_tqdm=False, lora_request=_adapters(request)
+        )
     result["out"] = []
     for o in done:
         completion = o.outputs[0]
@@ -236,6 +240,16 @@ def _generate(llm: Any, request: dict[str, Any], result: dict[str, Any]) -> None
         )
     metrics = {m.name: getattr(m, "value", None) for m in llm.get_metrics()}
     result["preemptions"] = metrics["vllm:num_preemptions"]
+
+
+def _adapters(request: dict[str, Any]) -> list[Any] | None:
+    from vllm.lora.request import LoRARequest
+
+    paths = request.get("adapters")
+    if paths is None:
+        return None
+    numbers = {path: i for i, path in enumerate(dict.fromkeys(paths), 1)}
+    return [LoRARequest(f"adapter{numbers[p]}", numbers[p], p) for p in paths]
 
 
 def _prompts(token_ids: list[list[int]]) -> list[dict[str, list[int]]]:

@@ -52,6 +52,87 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3Config",
         {"num_key_value_heads": 1, "head_dim": 64, "max_position_embeddings": 512},
     ),
+    "Qwen3ForSequenceClassification": (
+        "Qwen3Config",
+        {
+            "num_key_value_heads": 1,
+            "head_dim": 64,
+            "max_position_embeddings": 512,
+            "num_labels": 3,
+            "pad_token_id": 1,
+        },
+    ),
+    "Qwen3MoeForCausalLM": (
+        "Qwen3MoeConfig",
+        {
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "moe_intermediate_size": 128,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+            "max_position_embeddings": 512,
+        },
+    ),
+    "MixtralForCausalLM": (
+        "MixtralConfig",
+        {
+            "num_key_value_heads": 2,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "max_position_embeddings": 512,
+        },
+    ),
+    # Windows of 16 tokens in every other layer, and sinks.
+    "GptOssForCausalLM": (
+        "GptOssConfig",
+        {
+            "num_key_value_heads": 2,
+            "head_dim": 64,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": 16,
+            "max_position_embeddings": 512,
+            "num_hidden_layers": 2,
+        },
+    ),
+    "DeepseekV2ForCausalLM": (
+        "DeepseekV2Config",
+        {
+            "kv_lora_rank": 512,
+            "q_lora_rank": None,
+            "qk_nope_head_dim": 64,
+            "qk_rope_head_dim": 64,
+            "v_head_dim": 64,
+            "n_routed_experts": 4,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 128,
+            "first_k_dense_replace": 1,
+            "n_group": 1,
+            "topk_group": 1,
+            "topk_method": "greedy",
+            "norm_topk_prob": False,
+            "max_position_embeddings": 512,
+        },
+    ),
+    "Qwen3NextForCausalLM": (
+        "Qwen3NextConfig",
+        {
+            "num_key_value_heads": 1,
+            "head_dim": 64,
+            "num_hidden_layers": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 128,
+            "linear_value_head_dim": 128,
+            "moe_intermediate_size": 128,
+            "shared_expert_intermediate_size": 128,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "max_position_embeddings": 512,
+        },
+    ),
 }
 
 
@@ -68,8 +149,8 @@ def make_model(architecture: str, folder: Path, **overrides: Any) -> str:
     # The usual initial weights are so small that every answer looks alike.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 2:
-                parameter.normal_(0, 1.0 / parameter.shape[1] ** 0.5)
+            if parameter.dim() in (2, 3):
+                parameter.normal_(0, 1.0 / parameter.shape[-1] ** 0.5)
             elif "bias" in name:
                 parameter.normal_(0, 0.02)
             # Such that no engine's precision rounds the weights.
@@ -134,7 +215,10 @@ def quantize_checkpoint(source: str, folder: Path, kind: str) -> tuple[str, str]
         save_file(content, folder / suffix / "model.safetensors", {"format": "pt"})
     path = folder / "fp8" / "config.json"
     config = json.loads(path.read_text())
-    config["quantization_config"] = _QUANTIZATION_CONFIGS[kind]
+    config["quantization_config"] = {**_QUANTIZATION_CONFIGS[kind]}
+    # Routers stay as they are, and the checkpoints of such models say so.
+    if routers := [n.removesuffix(".weight") for n in fp8 if "mlp.gate." in n]:
+        config["quantization_config"]["modules_to_not_convert"] = routers
     path.write_text(json.dumps(config))
     return str(folder / "fp8"), str(folder / "float32")
 

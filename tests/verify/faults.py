@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tests.verify import engine_faults
 from vllm_xpu_fp8_plugin import reference, virtual_xpu
@@ -140,7 +141,27 @@ def _restore(worker: Any) -> None:
     engine_faults.restore(worker)
 
 
+class _Swapped:
+    """Weights of experts that are the next expert's, until it is removed."""
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        self._weights = weights
+        weights.copy_(weights.roll(1, 0))
+
+    def remove(self) -> None:
+        self._weights.copy_(self._weights.roll(-1, 0))
+
+
+def _experts_swapped(worker: Any) -> None:
+    """Give each expert of one layer the gates of the one before it."""
+    modules = list(worker.model_runner.model.modules())
+    experts = [m for m in modules if isinstance(getattr(m, "w13_weight", None), Tensor)]
+    hooks = worker.__dict__.setdefault("hooks", [])
+    hooks.append(_Swapped(experts[1].w13_weight.data))
+
+
 _WEIGHT_FAULTS = {
+    "experts_swapped": _experts_swapped,
     "one_value_head": _one_value_head,
     "zero_head": _zero_head,
     "scales_of_rank_0": _scales_of_rank_0,

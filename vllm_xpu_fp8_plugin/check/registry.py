@@ -33,6 +33,7 @@ _SUBJECTS = (
     "mqa_logits",
     "mhc",
     "gdn",
+    "indexer",
     "gdn_rule",
     "sampling",
     "moe",

@@ -109,3 +109,83 @@ def bgmv_expand_slice(
     written = torch.zeros(outputs.shape, dtype=torch.bool)
     written[:, part] = _written(product, indices)
     return {"outputs": Expected(exact, error=error, written=written)}
+
+
+def _slices(shrinks: bool) -> Callable[[], Iterator[Arguments]]:
+    """Return calls for projections that are fused, such as queries, keys, values."""
+
+    def cases() -> Iterator[Arguments]:
+        for dtype in making.HALVES:
+            for tokens, adapters, rank, hidden in ((7, 3, 16, 512), (1, 1, 8, 128)):
+                widths = (hidden, hidden // 2, hidden // 2)
+                sizes = [(rank, hidden) if shrinks else (n, rank) for n in widths]
+                weights = [making.normal(adapters, 1, *s, dtype=dtype) for s in sizes]
+                base: Arguments = {"lora_indices": _indices(tokens, adapters).int()}
+                if shrinks:
+                    yield {
+                        **base,
+                        "inputs": making.normal(tokens, hidden, dtype=dtype),
+                        "lora_a_weights": weights,
+                        "output_tensor": making.empty(
+                            len(widths), tokens, rank, dtype=torch.float32
+                        ),
+                        "scaling": 0.5,
+                    }
+                    continue
+                inputs = making.normal(len(widths), tokens, rank, dtype=torch.float32)
+                for adds in (True, False):
+                    yield {
+                        **base,
+                        "inputs": inputs,
+                        "lora_b_weights": weights,
+                        "output_tensor": making.normal(
+                            tokens, sum(widths), dtype=dtype
+                        ),
+                        "offset_start": 0,
+                        "add_inputs": adds,
+                    }
+
+    return cases
+
+
+@checked("_xpu_C::lora_shrink", _slices(True), vary=("inputs",))
+def lora_shrink(
+    inputs: Tensor,
+    lora_a_weights: list[Tensor],
+    output_tensor: Tensor,
+    lora_indices: Tensor,
+    scaling: float,
+) -> dict[str, Expected]:
+    # Of a token without an adapter it writes zeros.
+    there = (lora_indices >= 0)[:, None]
+    parts = [_product(inputs, w, lora_indices.long()) for w in lora_a_weights]
+    exact = torch.stack([(p * scaling).where(there, 0.0) for p, _ in parts])
+    error = torch.stack([s * abs(scaling) * 2.0**-20 for _, s in parts])
+    return {"output_tensor": Expected(exact, error=error)}
+
+
+@checked(
+    "_xpu_C::lora_expand", _slices(False), vary=("inputs",), inplace=("output_tensor",)
+)
+def lora_expand(
+    inputs: Tensor,
+    lora_b_weights: list[Tensor],
+    output_tensor: Tensor,
+    lora_indices: Tensor,
+    offset_start: int,
+    add_inputs: bool,
+) -> dict[str, Expected]:
+    exact, error = output_tensor.double().clone(), torch.zeros_like(output_tensor)
+    error = error.double()
+    written = torch.zeros(output_tensor.shape, dtype=torch.bool)
+    eps = torch.finfo(output_tensor.dtype).eps if add_inputs else 0.0
+    start = offset_start
+    for rows, weights in zip(inputs, lora_b_weights, strict=True):
+        part = slice(start, start + weights.shape[-2])
+        start = part.stop
+        product, sizes = _product(rows, weights, lora_indices.long())
+        before = output_tensor.double()[:, part] if add_inputs else 0.0 * product
+        exact[:, part] = product + before
+        error[:, part] = sizes * 2.0**-20 + product.abs() * eps
+        written[:, part] = _written(product, lora_indices)
+    return {"output_tensor": Expected(exact, error=error, written=written)}
