@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from tests.engine import run_engine
 from tests.models import make_model, quantize_checkpoint, token_ids
@@ -118,8 +119,16 @@ def test_experts_of_a_block_fp8_checkpoint(tmp_path: Path) -> None:
     """Catches block scales of an expert that are transposed."""
     # Of the op's blocks there have to be two or more along a row.
     sizes = {"hidden_size": 256, "head_dim": 64, "num_key_value_heads": 4}
-    sizes["moe_intermediate_size"] = 256
+    # Both experts of each token, so that none changes places with another.
+    sizes |= {"moe_intermediate_size": 256, "num_experts": 2}
     source = make_model("Qwen3MoeForCausalLM", tmp_path / "model", **sizes)
+    # Blocks of one expert that differ, so that a scale of another one shows.
+    path = Path(source) / "model.safetensors"
+    weights = load_file(path)
+    for name, weight in weights.items():
+        if "experts" in name:
+            weight[:128] *= 0.125
+    save_file(weights, path, {"format": "pt"})
     quantised, plain = quantize_checkpoint(source, tmp_path, "block")
     assert worst(plain, generated(quantised, HALF)) <= 0.3
 
