@@ -27,6 +27,9 @@ def test_a_script_and_what_it_starts_see_xpus(tmp_path: Path) -> None:
     """Catches a device that the program has and its child processes have not."""
     script = tmp_path / "script.py"
     script.write_text(
+        # Which is not needed here, and does no harm.
+        "from vllm_xpu_fp8_plugin import virtual_xpu\n"
+        "virtual_xpu.enable()\n"
         "import subprocess, sys, torch, vllm_xpu_kernels._C\n"
         "x = torch.ones(2, 8, device='xpu')\n"
         "torch.ops._C.silu_and_mul(out := torch.empty(2, 4, device='xpu'), x)\n"

@@ -16,6 +16,9 @@ def enable() -> None:
         VirtualXPUError: It cannot be had here; the message says why and what to do.
 
     """
+    # First: under `vllm-xpu-fp8 run` it is what enables them, in there.
+    import torch  # noqa: F401
+
     from vllm_xpu_fp8_plugin.virtual_xpu import start
 
     start.enable()
