@@ -10,12 +10,16 @@ from tests.reference.differences import DIFFERENCES, Difference
 from tests.reference.ops import COMPILED, HOW, Ops, table
 from vllm_xpu_fp8_plugin import reference
 
-# Of these each run draws other numbers, or the arguments are addresses; they have tests
-# of their own.
+# Of these each run draws other numbers, the arguments are addresses, or what comes out
+# has no promised order; hyper-connections' head is held against float64 in
+# test_in_pytorch.py. All have tests of their own.
 NOT_COMPARED = {
+    "_C::top_k_per_row_decode",
+    "_C::top_k_per_row_prefill",
     "_xpu_C::topk_topp_sampler",
     "_xpu_C::exponential_2d_",
     "_C_cache_ops::swap_blocks_batch",
+    "_xpu_C::hc_head_fused",
 }
 
 

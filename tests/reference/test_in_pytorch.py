@@ -10,7 +10,7 @@ from vllm_xpu_fp8_plugin.check import making
 from vllm_xpu_fp8_plugin.check.call import Call, complete
 from vllm_xpu_fp8_plugin.check.registry import specs
 from vllm_xpu_fp8_plugin.check.replay import replay
-from vllm_xpu_fp8_plugin.virtual_xpu.ops import MISSING, REFERENCE, table
+from vllm_xpu_fp8_plugin.virtual_xpu.ops import MISSING, table
 
 virtual_xpu.enable()
 
@@ -36,8 +36,8 @@ OPS = (
 @pytest.mark.parametrize("name", OPS)
 def test_op_computes_what_it_should(name: str) -> None:
     """Catches a scale, zero point, expert, page, state or mask that is another's."""
-    if table()[name].runs != REFERENCE:
-        pytest.skip(f"{name} is compiled code here")
+    if name not in table() or table()[name].runs == MISSING:
+        pytest.skip(f"{name} is not in this release")
     spec = specs()[name]
     making.seed(0)
     for arguments in spec.cases():

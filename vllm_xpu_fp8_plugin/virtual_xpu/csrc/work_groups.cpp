@@ -132,8 +132,9 @@ bool on_launch(const char* name, Launch& launch) {
   auto& local = launch.local;
   if (!kernel.sub_group || local[0] % kernel.sub_group == 0 || local[1] * local[2] == 1)
     return true;
-  // A GPU's sub-group holds whole rows, of more than one item: exchanges are in a row.
-  if (local[0] > 1 && kernel.sub_group % local[0] == 0) return true;
+  // A GPU's sub-group holds whole rows, and who counts along rows and columns exchanges
+  // within a row (rms_norm_multi_row_kernel).
+  if (kernel.sub_group % local[0] == 0) return true;
   std::fprintf(
       stderr,
       "The virtual XPU cannot run %s: a work-group of %zu x %zu x %zu items is "
