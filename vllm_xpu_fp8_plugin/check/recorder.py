@@ -75,7 +75,7 @@ class Recorder(TorchDispatchMode):
         name = func._schema.name
         if name in self._ours:
             self._note(name, func, args, kwargs)
-            return func(*args, **kwargs)
+            return _without_none(func(*args, **kwargs))
         keys = None if name.startswith("aten::") else _keys(func, args, kwargs)
         if keys is None:
             return func(*args, **kwargs)
@@ -137,3 +137,13 @@ def _on_host(value: Any) -> Any:
     if isinstance(value, list | tuple) and any(isinstance(x, Tensor) for x in value):
         return [_on_host(x) for x in value]
     return value
+
+
+def _without_none(result: Any) -> Any:
+    """Return a result with empty tensors for those that the op left undefined.
+
+    Attention's log-sum-exp is one: Python shows None, which torch takes for no tensor.
+    """
+    if not isinstance(result, list):
+        return result
+    return [torch.empty(0) if tensor is None else tensor for tensor in result]
