@@ -116,7 +116,7 @@ def cause(message: str) -> str:
     line = next((x for x in message.splitlines() if x.strip()), "no message")
     line = re.sub(r" \(vllm-xpu-kernels [\d.]+\)|, and it has no PyTorch.*", "", line)
     line = re.sub(r"0x[0-9a-f]+|\bgw\d+|'tests/[^']*'", "...", line)
-    return line.strip()[:160]
+    return line.strip()[:160].replace("!", "")
 
 
 def why(file: str, text: str) -> str:
