@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.doctor.packages import once
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -26,10 +28,13 @@ def tracked() -> list[Path]:
 
 
 def distributions(factory: pytest.TempPathFactory) -> Path:
-    """Build wheel and sdist as a release does, and return their folder.
+    """Build wheel and sdist as a release does, once, and return their folder."""
+    folder: Path = once(factory, "distributions", lambda: _build_both(factory))
+    return folder
 
-    From a copy, so that nothing is left in the repository, and without an index.
-    """
+
+def _build_both(factory: pytest.TempPathFactory) -> Path:
+    """Build from a copy, without an index: nothing is left in the repository."""
     source = factory.mktemp("source")
     for path in tracked():
         target = source / path.relative_to(ROOT)
