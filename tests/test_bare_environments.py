@@ -24,6 +24,7 @@ from benchmarks.startup import mirror
 from tests.doctor.packages import kernel_wheel, once
 from tests.wheel import build
 from vllm_xpu_fp8_plugin import __version__
+from vllm_xpu_fp8_plugin.virtual_xpu.build import cache_folder
 
 EMPTY, TORCH, VLLM = "empty", "with torch", "with vLLM"
 
@@ -103,7 +104,13 @@ def run(
     """Run the command as a user of that environment does."""
     done = subprocess.run(
         [environment / "bin/vllm-xpu-fp8", *arguments],
-        env={"PATH": "/usr/bin:/bin", "HOME": str(environment), **environ},
+        # What the virtual XPU compiles is compiled already.
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(environment),
+            "VLLM_XPU_FP8_CACHE": str(cache_folder()),
+            **environ,
+        },
         cwd=environment,
         capture_output=True,
         text=True,

@@ -127,7 +127,7 @@ def _key(compiler: list[str], intel: IntelRuntime | None) -> str:
         digest.update(path.name.encode() + path.read_bytes())
     parts = (
         torch.__version__,
-        str(Path(torch.__file__).parent),
+        str(Path(torch.__file__).resolve().parent),
         torch.version.git_version,
         processor(),
         intel.version if intel else "no SYCL",
