@@ -80,8 +80,9 @@ def engines(
             variables = {"VLLM_XPU_FP8_VIRTUAL_OPS": ops}
             return Arm(*arguments, options.threads, **variables)
 
-        for ops in KINDS:
-            start(ops).close()  # fills the caches
+        if not options.warm:
+            for ops in KINDS:
+                start(ops).close()  # fills the caches
         arms = {ops: start(ops) for ops in KINDS}
         for arm in arms.values():
             stack.callback(arm.close)
@@ -100,6 +101,9 @@ def main() -> None:
     """Measure, and print a line each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--warm", action="store_true", help="the caches are filled already"
+    )
     parser.add_argument("--only", choices=["calls", "encoder", "decoder"])
     parser.add_argument("--texts", type=int, default=192)
     parser.add_argument("--rounds", type=int, default=3)

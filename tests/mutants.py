@@ -29,12 +29,12 @@ TESTS = {
     "attention": ["tests/test_attention.py"],
     "compat": ["tests/test_compat.py"],
     "platform": ["tests/test_platform.py"],
-    "verify/generation": [f"{_VERIFY}_generation.py", f"{_VERIFY}_judge.py"],
-    "verify/judge": [f"{_VERIFY}_judge.py"],
-    "verify/pooling": [f"{_VERIFY}_pooling.py", f"{_VERIFY}_judge.py"],
+    "verify/generation": [f"{_VERIFY}_generation.py", f"{_VERIFY}_verdict.py"],
+    "verify/verdict": [f"{_VERIFY}_verdict.py"],
+    "verify/pooling": [f"{_VERIFY}_pooling.py", f"{_VERIFY}_verdict.py"],
     # Of these pooling and generation have their arithmetic.
     "verify/lengths": [f"{_VERIFY}_lengths.py", f"{_VERIFY}_docs.py"],
-    "verify/rankings": [f"{_VERIFY}_rankings.py", f"{_VERIFY}_judge.py"],
+    "verify/rankings": [f"{_VERIFY}_rankings.py", f"{_VERIFY}_verdict.py"],
     "verify/ranks": [f"{_VERIFY}_ranks.py"],
     "verify/spread": [f"{_VERIFY}_spread.py"],
 }

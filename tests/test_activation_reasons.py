@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from vllm_xpu_fp8_plugin import activation, envs, kernels
+from vllm_xpu_fp8_plugin import activation, envs
 from vllm_xpu_fp8_plugin.activation import Decision
+from vllm_xpu_fp8_plugin.kernel_package import installed
 
 NAME = envs.PLUGIN.name
 
@@ -215,9 +216,9 @@ def test_emulate(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decision.reason.startswith(f"{NAME}=emulate")
 
     def missing() -> None:
-        raise kernels.KernelPackageError("pip install it")
+        raise installed.KernelPackageError("pip install it")
 
-    monkeypatch.setattr(kernels, "package_dir", missing)
+    monkeypatch.setattr(installed, "package_dir", missing)
     decision = activation.decide()
     assert decision.requested == envs.EMULATE
     assert not decision.active

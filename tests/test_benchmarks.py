@@ -53,7 +53,8 @@ def test_a_call_costs_microseconds_more_on_the_virtual_gpu() -> None:
 
 def test_compiled_kernels_keep_up_with_pytorch() -> None:
     """Catches a default that makes an engine slower than it needs to be."""
-    arguments = ("--only", "encoder", "--texts", "64", "--rounds", "2")
+    # Start-up is not asked about.
+    arguments = ("--only", "encoder", "--texts", "64", "--rounds", "2", "--warm")
     encoder = benchmark("virtual_gpu", *arguments)["encoder"]
     assert encoder["time_ratio"] <= 1.3
 
@@ -63,6 +64,7 @@ def test_fp8_keeps_up_with_transformers() -> None:
     result = benchmark("throughput", "--texts", "192", "--rounds", "2")
     for kind in ("encoder", "decoder"):
         assert {"emulated_fp8", "transformers_fp32"} <= set(result[kind])
-    # Measured: 1.73 and 0.84; less where something else takes the processor's caches.
+    # Measured: 1.64 to 1.79 and 0.75 to 0.82; less where something else takes the
+    # processor's caches.
     assert result["encoder"]["ratio_to_transformers_fp32"] >= 1.2
     assert result["decoder"]["ratio_to_transformers_fp32"] >= 0.6

@@ -108,5 +108,5 @@ def test_interrupt_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(request: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(doctor, "examine", interrupt)
+    monkeypatch.setattr(doctor, "run_checks", interrupt)
     assert main(["doctor"]) == 130

@@ -10,7 +10,8 @@ import logging
 import os
 from dataclasses import dataclass, replace
 
-from vllm_xpu_fp8_plugin import envs, kernels
+from vllm_xpu_fp8_plugin import envs
+from vllm_xpu_fp8_plugin.kernel_package import installed
 
 # Only loggers below "vllm" have a handler in vLLM's processes.
 logger = logging.getLogger("vllm.xpu_fp8_plugin")
@@ -55,8 +56,8 @@ def decide() -> Decision:
         return Decision(requested, None, setting)
     if requested == envs.EMULATE:
         try:
-            kernels.package_dir()
-        except kernels.KernelPackageError as e:
+            installed.package_dir()
+        except installed.KernelPackageError as e:
             return Decision(requested, None, str(e))
         return Decision(requested, EMULATED_PLATFORM, f"{setting}, a virtual Intel GPU")
     try:
@@ -114,9 +115,9 @@ def activate() -> str | None:
         decision = decide()
         if decision.requested == envs.EMULATE:
             if not decision.active:
-                raise kernels.KernelPackageError(decision.reason)
+                raise installed.KernelPackageError(decision.reason)
             decision = replace(decision, reason=_virtual(decision.reason))
-    except (ValueError, kernels.KernelPackageError) as e:
+    except (ValueError, installed.KernelPackageError) as e:
         raise SystemExit(f"vllm-xpu-fp8-plugin: {e}") from None
     if decision.active:
         _log(logging.INFO, f"XPU FP8 plugin is active: {decision.reason}.")

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from vllm.platforms import current_platform
 
-from vllm_xpu_fp8_plugin import compat, limits
+from vllm_xpu_fp8_plugin import compat
 from vllm_xpu_fp8_plugin.feature_probe import computes
+from vllm_xpu_fp8_plugin.kernel_package import gaps
 
 try:
     from vllm.v1.attention.backend import AttentionType
@@ -158,7 +159,7 @@ def _refuse_what_is_left_out(impl: XPUFp8AttentionImpl) -> None:
     ):
         raise NotImplementedError(
             "An encoder layer of this model has "
-            f"{' and '.join(limits.features(**wanted))}, which the installed XPU "
+            f"{' and '.join(gaps.features(**wanted))}, which the installed XPU "
             f"FlashAttention kernel leaves out or refuses. {_remedy(**wanted)}"
         )
 
@@ -169,9 +170,9 @@ def _remedy(*, alibi: bool, softcap: bool) -> str:
 
     function = getattr(triton_attn, "context_attention_fwd", None)
     taken = set(inspect.signature(function).parameters) if function else set()
-    if limits.arguments(alibi=alibi, softcap=softcap) <= taken:
-        return f"Use --attention-backend {limits.COMPUTES_THEM}, which computes it."
-    return limits.NOWHERE
+    if gaps.arguments(alibi=alibi, softcap=softcap) <= taken:
+        return f"Use --attention-backend {gaps.COMPUTES_THEM}, which computes it."
+    return gaps.NOWHERE
 
 
 class XPUFp8AttentionBackend(upstream.FlashAttentionBackend):  # type: ignore[misc]

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from vllm.logger import init_logger
 
+from vllm_xpu_fp8_plugin.loading import after_loading
+
 logger = init_logger("vllm.xpu_fp8_plugin.descales")
 
 _KERNEL = "flash_attn_varlen_func"
@@ -96,16 +98,4 @@ def _guard_diffkv() -> None:
 
 def _check_models() -> None:
     """Refuse a KV cache with a scale for each head when it is loaded."""
-    from vllm.model_executor.model_loader import base_loader
-
-    process = base_loader.process_weights_after_loading
-    if getattr(process, "refuses_scales_by_head", False):
-        return
-
-    @functools.wraps(process)
-    def processed(model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
-        process(model, *args, **kwargs)
-        refuse_scales_by_head(model)
-
-    processed.refuses_scales_by_head = True  # type: ignore[attr-defined]
-    base_loader.process_weights_after_loading = processed
+    after_loading(refuse_scales_by_head)

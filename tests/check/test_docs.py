@@ -7,8 +7,8 @@ from pathlib import Path
 from tests.check.catalogue_table import RELEASES, cell
 from tests.check.faults import FAULTS
 from tests.reference.ops import release
-from vllm_xpu_fp8_plugin import kernels
 from vllm_xpu_fp8_plugin.check.registry import NOT_COMPUTATIONS, specs
+from vllm_xpu_fp8_plugin.kernel_package import installed
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = (ROOT / "docs" / "check.md").read_text()
@@ -16,7 +16,7 @@ DOCS = (ROOT / "docs" / "check.md").read_text()
 
 def test_ops_without_an_oracle_are_listed() -> None:
     """Catches an op that nothing checks, and that the list does not name."""
-    ours = set(kernels.op_schemas(kernels.package_dir()))
+    ours = set(installed.op_schemas(installed.package_dir()))
     listed = set(re.findall(r"`(_\w+::\w+)`", DOCS.split("## Ops without")[1]))
     assert not listed & set(specs())
     if release() == (0, 1, 14, 1):

@@ -52,6 +52,15 @@ def test_saturation_and_infinity() -> None:
     assert compare(torch.zeros(2).half(), Expected(big), infinite).wrong.all()
 
 
+def test_infinity_is_a_value() -> None:
+    """Catches a mask's -inf that may be anything, since a part of it is infinite."""
+    exact = torch.tensor([-torch.inf, torch.inf]).double()
+    got = exact.float()
+    assert not compare(got, Expected(exact), got).wrong.any()
+    for other in ([0.0, 0.0], [torch.inf, -torch.inf], [torch.nan, torch.nan]):
+        assert compare(torch.tensor(other), Expected(exact), got).wrong.all()
+
+
 def test_attention_agrees_with_torch() -> None:
     """Catches an oracle that is wrong itself: causal mask, groups, scale."""
     q = torch.randn(5, 4, 32).half()

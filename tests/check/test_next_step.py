@@ -8,7 +8,8 @@ import pytest
 
 from vllm_xpu_fp8_plugin.cli import check, main
 from vllm_xpu_fp8_plugin.cli.next_step import next_step
-from vllm_xpu_fp8_plugin.verify import judge, report, workflow
+from vllm_xpu_fp8_plugin.verify import display, workflow
+from vllm_xpu_fp8_plugin.verify import verdict as verdicts
 
 
 def parsed(line: str) -> "check.argparse.Namespace":
@@ -45,9 +46,9 @@ def test_verify_ends_with_it_unless_it_passes(
     (tmp_path / "config.json").write_text("{}")
     arms = ({}, {}, False)
     monkeypatch.setattr(workflow, "both_arms", lambda *_: arms)
-    monkeypatch.setattr(judge, "judge", lambda *_: {"verdict": verdict})
+    monkeypatch.setattr(verdicts, "judge", lambda *_: {"verdict": verdict})
     for name in ("show", "draw"):
-        monkeypatch.setattr(report, name, lambda *_: None)
+        monkeypatch.setattr(display, name, lambda *_: None)
     output = ["--output", str(tmp_path / "out")]
     status = main(["verify", "--model", str(tmp_path), *output])
     last = capsys.readouterr().out.splitlines()[-1]

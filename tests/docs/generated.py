@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.matrix import results
-from vllm_xpu_fp8_plugin import cli, envs, kernels
+from vllm_xpu_fp8_plugin import cli, envs
+from vllm_xpu_fp8_plugin.kernel_package import installed
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -105,7 +106,7 @@ def write() -> list[str]:
     """Write each block into its page, and return the pages that have changed."""
     changed = []
     for (page, name), make in BLOCKS.items():
-        if name == "ops" and kernels.package_version() != OPS_OF:
+        if name == "ops" and installed.package_version() != OPS_OF:
             continue
         path = DOCS / page
         text = path.read_text()

@@ -6,14 +6,15 @@ import re
 import pytest
 
 from tests.docs.generated import BLOCKS, DOCS, OPS_OF, block, replaced
-from vllm_xpu_fp8_plugin import envs, kernels
+from vllm_xpu_fp8_plugin import envs
+from vllm_xpu_fp8_plugin.kernel_package import installed
 
 
 @pytest.mark.parametrize(("page", "name"), BLOCKS)
 def test_page_holds_what_the_code_says(page: str, name: str) -> None:
     """Catches an option, a variable or an op that was changed in the code alone."""
     if name == "ops" and (
-        kernels.package_version() != OPS_OF or envs.VIRTUAL_OPS.get() != envs.AUTO
+        installed.package_version() != OPS_OF or envs.VIRTUAL_OPS.get() != envs.AUTO
     ):
         pytest.skip(f"the page is of vllm-xpu-kernels {OPS_OF}, as it runs by default")
     text = (DOCS / page).read_text()

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from vllm_xpu_fp8_plugin.doctor import kernel_files
-from vllm_xpu_fp8_plugin.doctor.kernel_files import KernelPackage
+from vllm_xpu_fp8_plugin.kernel_package import files
+from vllm_xpu_fp8_plugin.kernel_package.files import KernelPackage
 
 CACHE = Path(__file__).parent.parent.parent / ".wheels"
 
@@ -59,7 +59,7 @@ def kernel_wheel(version: str) -> Path:
 @functools.cache
 def kernel_package(version: str) -> KernelPackage:
     """Return what is read from the wheel, or skip the test."""
-    return kernel_files.read_package(kernel_wheel(version))
+    return files.read_package(kernel_wheel(version))
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[], Any]) -> Any:

@@ -13,9 +13,9 @@ import pytest
 
 from benchmarks.startup import NAME, mirror
 from tests.doctor.packages import kernel_package
-from vllm_xpu_fp8_plugin.doctor import python_layer
 from vllm_xpu_fp8_plugin.doctor.checks import kernels
 from vllm_xpu_fp8_plugin.doctor.report import Status
+from vllm_xpu_fp8_plugin.kernel_package import python_layer
 
 ROOT = Path(__file__).parent.parent.parent
 MAIN = "import sys; from vllm_xpu_fp8_plugin.cli import main; sys.exit(main())"

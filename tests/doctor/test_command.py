@@ -13,13 +13,13 @@ import transformers
 
 from tests.doctor.packages import installed_vllm, kernel_package, once
 from vllm_xpu_fp8_plugin.cli import doctor, main
-from vllm_xpu_fp8_plugin.doctor import python_layer
 from vllm_xpu_fp8_plugin.doctor.attention_layers import attention_layers
 from vllm_xpu_fp8_plugin.doctor.checks import kernels, model
-from vllm_xpu_fp8_plugin.doctor.examine import Request, examine
 from vllm_xpu_fp8_plugin.doctor.model_files import read_model
+from vllm_xpu_fp8_plugin.doctor.model_setup import Backend, ModelSetup
 from vllm_xpu_fp8_plugin.doctor.report import Report, Section
-from vllm_xpu_fp8_plugin.doctor.setting import Backend, Setting
+from vllm_xpu_fp8_plugin.doctor.run_checks import Request, run_checks
+from vllm_xpu_fp8_plugin.kernel_package import python_layer
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 SCHEMA = json.loads((DOCS / "doctor.schema.json").read_text())
@@ -30,14 +30,14 @@ SECTIONS = ["Activation", "vLLM", "Kernels", "Model", "Hardware"]
 def report(minilm: str, tmp_path_factory: pytest.TempPathFactory) -> Report:
     """Return the report on a real model on a virtual XPU."""
     request = Request(minilm, "fp8", "fp8")
-    made: Report = once(tmp_path_factory, "report", lambda: examine(request))
+    made: Report = once(tmp_path_factory, "report", lambda: run_checks(request))
     return made
 
 
 @pytest.fixture
 def given(report: Report, monkeypatch: pytest.MonkeyPatch) -> Report:
     """Make the command print `report`."""
-    monkeypatch.setattr(doctor, "examine", lambda request: report)
+    monkeypatch.setattr(doctor, "run_checks", lambda request: report)
     return report
 
 
@@ -125,7 +125,7 @@ def test_page_shows_what_is_printed(
     files = read_model(str(modernbert(tmp_path)))
     files = files._replace(name="answerdotai/ModernBERT-base")
     flash = "FlashAttentionBackend"
-    setting = Setting(
+    setup = ModelSetup(
         files,
         attention_layers(files.config),
         [Backend(flash, "XPUFp8AttentionBackend", None)] * 2,
@@ -140,10 +140,10 @@ def test_page_shows_what_is_printed(
     kernel_checks = kernels.check(package, layer, "xe2", None, None)
     sections = [
         Section("Kernels", kernel_checks),
-        Section("Model", model.check(setting)),
+        Section("Model", model.check(setup)),
     ]
     shown = Report(sections)
-    monkeypatch.setattr(doctor, "examine", lambda request: shown)
+    monkeypatch.setattr(doctor, "run_checks", lambda request: shown)
     assert main(["doctor"]) == 1
     printed = capsys.readouterr().out
     page = (DOCS / "doctor.md").read_text()

@@ -9,6 +9,7 @@ import pytest
 
 from tests.doctor.packages import VLLM_SOURCES, installed_vllm, vllm_tree
 from vllm_xpu_fp8_plugin.doctor import descale_paths
+from vllm_xpu_fp8_plugin.doctor.checks import vllm
 from vllm_xpu_fp8_plugin.doctor.descale_paths import (
     ABSENT,
     DROPPED,
@@ -16,6 +17,7 @@ from vllm_xpu_fp8_plugin.doctor.descale_paths import (
     PASSED,
     UNKNOWN,
 )
+from vllm_xpu_fp8_plugin.doctor.report import Status
 
 INSTALLED = installed_vllm()
 
@@ -49,6 +51,15 @@ def test_installed_vllm() -> None:
     file, line = path.where.split(":")
     source = (INSTALLED / "v1/attention/backends" / file).read_text().splitlines()
     assert "flash_attn_varlen_func(" in source[int(line) - 1]
+
+
+@pytest.mark.parametrize("plugin", [False, True])
+def test_what_the_plugin_mends_is_said(plugin: bool) -> None:
+    """Catches DiffKV's descale that is called harmless though nothing drops it."""
+    checks = {c.name: c for c in vllm.check(INSTALLED, {}, plugin=plugin)}
+    diffkv = checks["query_descale_diffkv"]
+    assert diffkv.status == (Status.OK if plugin else Status.NOTE)
+    assert "the plugin drops it" in diffkv.finding
 
 
 @pytest.fixture

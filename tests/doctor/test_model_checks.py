@@ -6,14 +6,18 @@ from typing import Any
 import pytest
 
 from tests.doctor.packages import installed_vllm
-from vllm_xpu_fp8_plugin import compiled
-from vllm_xpu_fp8_plugin.compiled import AttentionKernel
 from vllm_xpu_fp8_plugin.doctor.attention_layers import attention_layers
 from vllm_xpu_fp8_plugin.doctor.checks import model, weights
 from vllm_xpu_fp8_plugin.doctor.model_files import ModelFiles, TensorInfo
-from vllm_xpu_fp8_plugin.doctor.python_layer import REFUSED, WRITES_OUT, PythonLayer
+from vllm_xpu_fp8_plugin.doctor.model_setup import Backend, ModelSetup
 from vllm_xpu_fp8_plugin.doctor.report import Check, Status
-from vllm_xpu_fp8_plugin.doctor.setting import Backend, Setting
+from vllm_xpu_fp8_plugin.kernel_package import compiled_attention
+from vllm_xpu_fp8_plugin.kernel_package.compiled_attention import AttentionKernel
+from vllm_xpu_fp8_plugin.kernel_package.python_layer import (
+    REFUSED,
+    WRITES_OUT,
+    PythonLayer,
+)
 
 SHAPE = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
 ENCODER = SHAPE | {"architectures": ["BertModel"]}
@@ -26,24 +30,24 @@ ALL_64 = frozenset(
 )
 
 
-def setting(config: dict[str, Any], **changes: Any) -> Setting:
+def setup(config: dict[str, Any], **changes: Any) -> ModelSetup:
     values: dict[str, Any] = {
         "model": ModelFiles("m", config, {WEIGHT: TensorInfo("BF16", (8, 4))}, ()),
         "layers": attention_layers(config),
         "backends": [],
         "quantization": "fp8",
         "kv_cache_dtype": None,
-        "kernels": compiled.CompiledSet(ALL_64, frozenset()),
+        "kernels": compiled_attention.CompiledSet(ALL_64, frozenset()),
         "python_layer": PythonLayer(REFUSED, WRITES_OUT),
         "plugin": False,
         "vllm": installed_vllm(),
         "refuses_fp8_kv_cache": True,
     }
-    return Setting(**values | changes)
+    return ModelSetup(**values | changes)
 
 
 def command(config: dict[str, Any], **changes: Any) -> str:
-    return model.check(setting(config, **changes))[-1].finding
+    return model.check(setup(config, **changes))[-1].finding
 
 
 def test_recommended_lines() -> None:
@@ -90,7 +94,7 @@ def test_an_fp8_kv_cache_and_an_encoder(source: str) -> None:
         (False, False, Status.OK),
     ):
         found = weights.kv_cache(
-            setting(
+            setup(
                 config,
                 kv_cache_dtype=asked,
                 plugin=plugin,
@@ -102,10 +106,10 @@ def test_an_fp8_kv_cache_and_an_encoder(source: str) -> None:
 
 def test_an_fp8_kv_cache_and_a_decoder() -> None:
     """Catches a decoder's fp8 KV cache that is passed over or taken for an error."""
-    assert statuses(weights.kv_cache(setting(DECODER, kv_cache_dtype="fp8"))) == [
+    assert statuses(weights.kv_cache(setup(DECODER, kv_cache_dtype="fp8"))) == [
         Status.WARNING
     ]
-    assert statuses(weights.kv_cache(setting(DECODER))) == [Status.OK]
+    assert statuses(weights.kv_cache(setup(DECODER))) == [Status.OK]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +134,7 @@ def test_quantization(
         {"quantization_config": {"quant_method": method}} if method else {}
     )
     files = ModelFiles("m", config, {WEIGHT: TensorInfo(dtype, (8, 4))}, ())
-    found = weights.linear(setting(config, model=files, quantization=asked))
+    found = weights.linear(setup(config, model=files, quantization=asked))
     assert statuses(found) == [status]
 
 
@@ -138,12 +142,12 @@ def test_another_backend_gets_no_verdict() -> None:
     """Catches a verdict on FLASH_ATTN's kernels where Triton computes."""
     triton = "vllm.v1.attention.backends.triton_attn.TritonAttentionBackend"
     backends = [Backend(triton, triton, None)]
-    checks = model.check(setting(ENCODER, backends=backends, kernels=None))
+    checks = model.check(setup(ENCODER, backends=backends, kernels=None))
     attention = next(c for c in checks if c.name == "attention")
     assert attention.status is Status.NOTE
     assert "TritonAttentionBackend" in attention.finding
     refused = [Backend(None, None, "ValueError: no backend")]
-    checks = model.check(setting(ENCODER, backends=refused))
+    checks = model.check(setup(ENCODER, backends=refused))
     attention = next(c for c in checks if c.name == "attention")
     assert attention.status is Status.PROBLEM
     assert "no backend" in attention.finding

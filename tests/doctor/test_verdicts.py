@@ -4,16 +4,16 @@
 import pytest
 
 from tests.doctor.packages import kernel_package
-from vllm_xpu_fp8_plugin import compiled
-from vllm_xpu_fp8_plugin.doctor import python_layer, verdicts
+from vllm_xpu_fp8_plugin.doctor import verdicts
 from vllm_xpu_fp8_plugin.doctor.attention_layers import (
     DECODER,
     ENCODER,
     MEDIA,
     AttentionLayers,
 )
-from vllm_xpu_fp8_plugin.doctor.python_layer import PythonLayer
 from vllm_xpu_fp8_plugin.doctor.verdicts import COMPILED, FALLBACK, REFUSED, WRONG
+from vllm_xpu_fp8_plugin.kernel_package import compiled_attention, python_layer
+from vllm_xpu_fp8_plugin.kernel_package.python_layer import PythonLayer
 
 OLD, MIDDLE, NEW = "0.1.13.2", "0.1.14.1", "0.1.16.2"
 
@@ -85,6 +85,6 @@ def test_a_package_without_a_fallback_refuses() -> None:
 def test_kernels_that_cannot_be_read_give_no_verdict() -> None:
     """Catches a guess where the library names nothing, as a stripped one."""
     layer = PythonLayer(python_layer.REFUSED, python_layer.WRITES_OUT)
-    for held in (None, compiled.CompiledSet(frozenset(), frozenset())):
+    for held in (None, compiled_attention.CompiledSet(frozenset(), frozenset())):
         found = verdicts.judge(ENCODER_128, held, layer, with_plugin=False)
         assert found.verdict == verdicts.UNKNOWN

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin import kernels, virtual_xpu
+from vllm_xpu_fp8_plugin import virtual_xpu
+from vllm_xpu_fp8_plugin.kernel_package import installed
 from vllm_xpu_fp8_plugin.virtual_xpu.ops import COMPILED, REFERENCE, table
 
 virtual_xpu.enable()
@@ -73,7 +74,7 @@ in_pytorch_only = pytest.mark.parametrize("how", [REFERENCE], indirect=True)
 
 def release() -> tuple[int, ...]:
     """Return the version of the installed kernel package, in numbers."""
-    return tuple(int(part) for part in kernels.package_version().split("."))
+    return tuple(int(part) for part in installed.package_version().split("."))
 
 
 def refused(message: str) -> Any:

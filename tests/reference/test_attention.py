@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.reference import oracle
 from tests.reference.ops import on_xpu
-from vllm_xpu_fp8_plugin import compiled, kernels
+from vllm_xpu_fp8_plugin.kernel_package import compiled_attention, installed
 
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
 FP8 = [torch.float8_e4m3fn, torch.float8_e5m2]
@@ -289,8 +289,8 @@ def test_a_kernel_that_is_not_compiled_falls_back(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Catches coverage that is not the installed wheel's, and a wrong fallback."""
-    held = compiled.find(
-        compiled.attention_kernels(kernels.package_dir()),
+    held = compiled_attention.find(
+        compiled_attention.attention_kernels(installed.package_dir()),
         head_size,
         paged=False,
         causal=False,

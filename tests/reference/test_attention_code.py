@@ -1,32 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention's own compiled code on the virtual XPU, against its definition."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from tests.reference.attention_cases import BRAIN, CASES
-from vllm_xpu_fp8_plugin import envs
+from tests.reference.compiled_process import printed
 
 
 @pytest.fixture(scope="module")
-def errors() -> dict[str, tuple[float, float]]:
-    """Run all cases in one process. The first time, their kernels are compiled."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.reference.attention_cases"],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, envs.VIRTUAL_OPS.name: envs.COMPILED},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
+def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[float, float]]:
+    """Run all cases in one process."""
+    found: dict[str, tuple[float, float]] = printed(
+        tmp_path_factory, "tests.reference.attention_cases"
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found: dict[str, tuple[float, float]] = json.loads(done.stdout)
     return found
 
 

@@ -21,7 +21,7 @@ from tests.real_models import ROOT
 from tests.verify import changes, engine_faults, saved_arms, sound_models, text_changes
 from tests.verify.environment import set_up
 from tests.verify.faulty_engine import Result
-from vllm_xpu_fp8_plugin.verify.judge import judge
+from vllm_xpu_fp8_plugin.verify.verdict import judge
 
 TASKS = ("score", "embed", "classify", "generate")
 # The model of each task; the decoder's engine is slow, and gets less to do.

@@ -18,9 +18,9 @@ from tests.verify import saved_arms, scorers
 from tests.verify.environment import set_up
 from tests.verify.faulty_engine import Result
 from tests.verify.texts import made_up
+from vllm_xpu_fp8_plugin.verify.display import number
 from vllm_xpu_fp8_plugin.verify.inputs import builtin, read
-from vllm_xpu_fp8_plugin.verify.judge import judge
-from vllm_xpu_fp8_plugin.verify.report import number
+from vllm_xpu_fp8_plugin.verify.verdict import judge
 
 SEEDS = range(5)
 _REACTIONS = Path(__file__).parent / "reactions.jsonl"

@@ -10,7 +10,7 @@ from tests.verify import results
 from tests.verify.command import verify
 from tests.verify.test_command import KEYS
 from vllm_xpu_fp8_plugin.verify import thresholds
-from vllm_xpu_fp8_plugin.verify.judge import judge
+from vllm_xpu_fp8_plugin.verify.verdict import judge
 
 PAGE = (Path(__file__).parents[2] / "docs" / "verify.md").read_text()
 

@@ -18,7 +18,7 @@ from tests.verify.command import verify
 from tests.verify.faulty_engine import run_arm, run_transformers_arm
 from tests.verify.texts import rankings
 from vllm_xpu_fp8_plugin.verify.inputs import builtin
-from vllm_xpu_fp8_plugin.verify.judge import judge
+from vllm_xpu_fp8_plugin.verify.verdict import judge
 
 pytestmark = pytest.mark.slow
 

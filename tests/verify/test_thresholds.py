@@ -7,8 +7,8 @@ import pytest
 
 from tests.verify import results
 from vllm_xpu_fp8_plugin.verify import thresholds
-from vllm_xpu_fp8_plugin.verify.judge import judge
 from vllm_xpu_fp8_plugin.verify.threshold import least, most
+from vllm_xpu_fp8_plugin.verify.verdict import judge
 
 
 @pytest.mark.parametrize("task", ["score", "embed", "classify", "generate"])

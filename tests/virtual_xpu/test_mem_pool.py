@@ -14,7 +14,8 @@ xpumem_allocator = pytest.importorskip("vllm_xpu_kernels.xpumem_allocator")
 def test_memory_is_given_up_and_taken_back_at_its_address() -> None:
     """Catches a sleeping model that keeps its memory, or wakes up elsewhere.
 
-    And a pool whose tensors come from the device's own memory, or never go back.
+    And a pool whose tensors come from the device's own memory, or never go back, and
+    one that ends with a pool inside of it.
     """
     known: dict[int, tuple[int, int, int]] = {}
 
@@ -32,10 +33,12 @@ def test_memory_is_given_up_and_taken_back_at_its_address() -> None:
     )
     pool = torch.xpu.MemPool(allocator._allocator)
     with torch.xpu.memory.use_mem_pool(pool):
+        with torch.xpu.memory.use_mem_pool(torch.xpu.MemPool()):
+            outside = [torch.ones(2, device="xpu")]
         x = torch.ones(1 << 20, 8, device="xpu")
-    outside = torch.ones(2, device="xpu")
+    outside += [torch.ones(2, device="xpu")]
     assert list(known) == [x.data_ptr()]
-    assert outside.data_ptr() not in known
+    assert not known.keys() & {y.data_ptr() for y in outside}
 
     # A compiled kernel reads and writes it.
     out = torch.empty(1 << 20, 4, device="xpu")

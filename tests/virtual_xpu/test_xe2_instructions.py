@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from tests.virtual_xpu.assembly import LANES, Array, Payload, run
-from vllm_xpu_fp8_plugin import kernels, virtual_xpu
+from vllm_xpu_fp8_plugin import virtual_xpu
+from vllm_xpu_fp8_plugin.kernel_package import installed
 
 virtual_xpu.enable()
 RANDOM = np.random.default_rng(7)
@@ -25,7 +26,7 @@ RANDOM = np.random.default_rng(7)
 def shipped() -> dict[str, tuple[str, str]]:
     """Return the assemblies of the installed attention library: text -> constraints."""
     found: dict[str, tuple[str, str]] = {}
-    with (kernels.package_dir() / "libattn_kernels_xe_2.so").open("rb") as file:
+    with (installed.package_dir() / "libattn_kernels_xe_2.so").open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         at = data.find(b"\x03\x02\x23\x07")
         while at >= 0:

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from vllm_xpu_fp8_plugin import envs, kernels
+from vllm_xpu_fp8_plugin import envs
 from vllm_xpu_fp8_plugin.check.call import operator
+from vllm_xpu_fp8_plugin.kernel_package import installed
 
 COMPILED = "compiled"
 
@@ -33,14 +34,14 @@ def ready(name: str) -> torch.device:
             f"torch has no device {name} ({str(e).splitlines()[0]}). On a machine "
             f"without an Intel GPU: {envs.PLUGIN.name}=emulate"
         ) from e
-    for library in kernels.library_names(kernels.package_dir()):
+    for library in installed.library_names(installed.package_dir()):
         importlib.import_module(f"vllm_xpu_kernels.{library}")
     return device
 
 
-def installed() -> list[str]:
+def registered() -> list[str]:
     """Return ``namespace::name`` of each op that the installed package registers."""
-    schemas = kernels.op_schemas(kernels.package_dir())
+    schemas = installed.op_schemas(installed.package_dir())
     return sorted(name for name in schemas if operator(name) is not None)
 
 
@@ -60,6 +61,6 @@ def described(device: torch.device) -> dict[str, Any]:
     properties = torch.get_device_module(device).get_device_properties(device)
     return {
         "device": str(getattr(properties, "name", device)),
-        "kernels": kernels.package_version(),
+        "kernels": installed.package_version(),
         "torch": torch.__version__,
     }

@@ -127,7 +127,8 @@ def _distance(
     same = (values == exact) | exact.isnan() | beyond
     if expected.alternative is not None:
         same |= (values - expected.alternative).abs() <= allowed
-    wrong = ~(same | (off <= allowed))
+    # A part of infinity is infinite, and so would be what is allowed.
+    wrong = ~(same | ((off <= allowed) & exact.isfinite()))
     off = off.where(~same, 0.0).nan_to_num(nan=torch.inf)
     parts = off / exact.abs().clamp(min=torch.finfo(torch.float32).smallest_normal)
     # Where larger terms cancel, the last place is theirs.

@@ -23,6 +23,7 @@ from vllm_xpu_fp8_plugin.check.expected import compare
 from vllm_xpu_fp8_plugin.check.explain import explained
 from vllm_xpu_fp8_plugin.check.registry import specs
 from vllm_xpu_fp8_plugin.check.replay import judge
+from vllm_xpu_fp8_plugin.loading import after_loading
 
 logger = init_logger("vllm.xpu_fp8_plugin.check")
 
@@ -47,25 +48,10 @@ class Wrong(NamedTuple):
 
 def install() -> None:
     """Have vLLM's loader check a model once its weights are loaded. Idempotent."""
-    from vllm.model_executor.model_loader import base_loader
-
-    process = getattr(base_loader, "process_weights_after_loading", None)
-    if process is None:
-        logger.warning(
-            "%s: this vLLM loads models in another way, which the plugin does not "
-            "know. Nothing is checked.",
-            envs.CHECK.name,
-        )
-        return
-    if getattr(process, "checks_products", False):
-        return
-
-    def processed(model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
-        process(model, *args, **kwargs)
-        guard(model)
-
-    processed.checks_products = True  # type: ignore[attr-defined]
-    base_loader.process_weights_after_loading = processed
+    try:
+        after_loading(guard)
+    except NotImplementedError as e:
+        logger.warning("%s: nothing is checked, since %s.", envs.CHECK.name, e)
 
 
 def guard(model: torch.nn.Module) -> None:

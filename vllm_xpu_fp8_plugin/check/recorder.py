@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vllm_xpu_fp8_plugin import kernels
 from vllm_xpu_fp8_plugin.check import pages, save
 from vllm_xpu_fp8_plugin.check.call import Call
 from vllm_xpu_fp8_plugin.check.layout import interleaved, joined
 from vllm_xpu_fp8_plugin.check.registry import NOT_COMPUTATIONS
+from vllm_xpu_fp8_plugin.kernel_package import installed
 
 # What is kept in all: values of recorded calls, in bytes.
 MOST_BYTES = 4 << 30
@@ -40,7 +40,7 @@ class Recorder(TorchDispatchMode):
         self._known: dict[str, str] = {}
         self._kept: dict[str, int] = {}
         self.calls: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        names = kernels.op_schemas(kernels.package_dir())
+        names = installed.op_schemas(installed.package_dir())
         self._ours = set(names) - NOT_COMPUTATIONS
 
     def watch(self, model: torch.nn.Module) -> None:

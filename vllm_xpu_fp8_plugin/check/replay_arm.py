@@ -34,7 +34,7 @@ def measure(request: Result, progress: Progress) -> Result:
         raise CannotRunError(str(e)) from e
     # Two processors' worth of threads gain nothing at these sizes.
     torch.set_num_threads(1)
-    names = [n for n in device.installed() if fnmatch.fnmatch(n, request["ops"])]
+    names = [n for n in device.registered() if fnmatch.fnmatch(n, request["ops"])]
     if not names:
         raise CannotRunError(
             f"--ops {request['ops']}: no op of vllm-xpu-kernels matches. Its names are "

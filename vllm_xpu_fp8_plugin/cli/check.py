@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace) -> int:
                 f"{name} is not installed in this Python environment ({sys.prefix}). "
                 "Run this command with the Python that runs vLLM."
             )
-    from vllm_xpu_fp8_plugin.check import report, summary, workflow
+    from vllm_xpu_fp8_plugin.check import display, summary, workflow
 
     if args.flags and not args.model:
         raise ValueError(f"{args.flags[0]}: engine flags need --model.")
@@ -105,7 +105,7 @@ def _run(args: argparse.Namespace) -> int:
     paths[0].write_text(text + "\n")
     written = "report.json"
     try:
-        report.draw(made, paths[1])
+        display.draw(made, paths[1])
         written += ", check.png"
     except ImportError:
         print(
@@ -117,6 +117,6 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         print(text)
     else:
-        report.show(made, Console(highlight=False))
+        display.show(made, Console(highlight=False))
         print(f"\n{written} written to\n{printable(str(options.output))}")
     return int(made["verdict"] != summary.PASS)

@@ -10,11 +10,11 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from vllm_xpu_fp8_plugin import compiled
 from vllm_xpu_fp8_plugin.cli.next_step import next_step
-from vllm_xpu_fp8_plugin.doctor.examine import Request, examine
 from vllm_xpu_fp8_plugin.doctor.report import Check, Report, Section, Status
-from vllm_xpu_fp8_plugin.kernels import KernelPackageError
+from vllm_xpu_fp8_plugin.doctor.run_checks import Request, run_checks
+from vllm_xpu_fp8_plugin.kernel_package import compiled_attention
+from vllm_xpu_fp8_plugin.kernel_package.installed import KernelPackageError
 from vllm_xpu_fp8_plugin.terminal import on_a_line, printable
 
 _STYLES = {
@@ -53,7 +53,7 @@ def add_parser(
     )
     parser.add_argument(
         "--arch",
-        choices=compiled.ARCHITECTURES,
+        choices=compiled_attention.ARCHITECTURES,
         default="xe2",
         help="the GPU's architecture (default: xe2, Battlemage)",
     )
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         args.model, args.quantization, args.kv_cache_dtype, args.kernels, args.arch
     )
     try:
-        report = examine(request)
+        report = run_checks(request)
     except (ValueError, KernelPackageError) as e:
         print(f"vllm-xpu-fp8 doctor: {on_a_line(str(e))}", file=sys.stderr)
         return 2

@@ -100,9 +100,9 @@ def _run(args: argparse.Namespace) -> int:
                 "Run this command with the Python that runs vLLM."
             )
     # They import numpy, which comes with vLLM.
-    from vllm_xpu_fp8_plugin.verify import report
-    from vllm_xpu_fp8_plugin.verify.judge import judge
+    from vllm_xpu_fp8_plugin.verify import display
     from vllm_xpu_fp8_plugin.verify.threshold import PASS
+    from vllm_xpu_fp8_plugin.verify.verdict import judge
 
     options = _options(args)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def _run(args: argparse.Namespace) -> int:
     paths[0].write_text(text + "\n")
     written = "report.json"
     try:
-        report.draw(made, paths[1])
+        display.draw(made, paths[1])
         written += ", report.png"
     except ImportError:
         print(
@@ -137,7 +137,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         print(text)
     else:
-        report.show(made, Console(highlight=False))
+        display.show(made, Console(highlight=False))
         # On a line of its own: a path can be longer than a terminal is wide.
         print(f"\n{written} written to\n{printable(str(options.output))}")
         if made["verdict"] != PASS:

@@ -16,7 +16,8 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from vllm_xpu_fp8_plugin import activation, envs, kernels, processes
+from vllm_xpu_fp8_plugin import activation, envs, processes
+from vllm_xpu_fp8_plugin.kernel_package import installed
 
 _MARK = "vllm-xpu-fp8-probe: "
 _TIMEOUT = 180
@@ -152,7 +153,7 @@ def _kernels() -> dict[str, Any]:
     with contextlib.suppress(ValueError, virtual_xpu.VirtualXPUError):
         if envs.PLUGIN.get() == envs.EMULATE:
             virtual_xpu.enable()
-    names = kernels.library_names(kernels.package_dir())
+    names = installed.library_names(installed.package_dir())
     errors = {}
     for name in names:
         try:

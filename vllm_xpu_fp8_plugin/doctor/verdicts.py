@@ -3,7 +3,6 @@
 
 from typing import NamedTuple
 
-from vllm_xpu_fp8_plugin import compiled, limits
 from vllm_xpu_fp8_plugin.doctor.attention_layers import (
     CROSS,
     DECODER,
@@ -11,13 +10,14 @@ from vllm_xpu_fp8_plugin.doctor.attention_layers import (
     MEDIA,
     AttentionLayers,
 )
-from vllm_xpu_fp8_plugin.doctor.python_layer import (
+from vllm_xpu_fp8_plugin.kernel_package import compiled_attention, gaps
+from vllm_xpu_fp8_plugin.kernel_package.gaps import COMPUTES_THEM
+from vllm_xpu_fp8_plugin.kernel_package.python_layer import (
     NO_FALLBACK,
     RETURNS_ONLY,
     WRITES_OUT,
     PythonLayer,
 )
-from vllm_xpu_fp8_plugin.limits import COMPUTES_THEM
 
 COMPILED = "compiled kernel"
 FALLBACK = "slow PyTorch fallback"
@@ -46,7 +46,7 @@ class Verdict(NamedTuple):
 
 def judge(
     layers: AttentionLayers,
-    kernels: compiled.CompiledSet | None,
+    kernels: compiled_attention.CompiledSet | None,
     python_layer: PythonLayer,
     *,
     with_plugin: bool,
@@ -65,12 +65,12 @@ def judge(
     """
     plugin_applies = with_plugin and layers.role == ENCODER
     wanted = {"alibi": layers.alibi, "softcap": bool(layers.softcap)}
-    named = limits.features(**wanted)
+    named = gaps.features(**wanted)
     if named:
         what = " and ".join(named)
         remedy = f"Add --attention-backend {COMPUTES_THEM}, which computes it."
-        if layers.role == ENCODER and not limits.arguments(**wanted) <= triton_takes:
-            remedy = limits.NOWHERE
+        if layers.role == ENCODER and not gaps.arguments(**wanted) <= triton_takes:
+            remedy = gaps.NOWHERE
         if plugin_applies:
             return Verdict(REFUSED, f"the kernel ignores {what}", remedy)
         return Verdict(WRONG, f"the kernel computes it without {what}", remedy)
@@ -101,11 +101,11 @@ def judge(
     return Verdict(UNKNOWN, reason, f"{other}.")
 
 
-def _missing(layers: AttentionLayers, kernels: compiled.CompiledSet) -> str:
+def _missing(layers: AttentionLayers, kernels: compiled_attention.CompiledSet) -> str:
     """Return the first call of the layers that has no kernel, empty if all have."""
     local = layers.window is not None
     what = f"head size {layers.head_size}" + (" with a window" if local else "")
-    prefill = compiled.find(
+    prefill = compiled_attention.find(
         kernels.prefill,
         layers.head_size,
         paged=layers.role not in (ENCODER, MEDIA),
@@ -119,7 +119,7 @@ def _missing(layers: AttentionLayers, kernels: compiled.CompiledSet) -> str:
         step = "prefill" if paged else "bidirectional attention"
         return f"{step}, {what}"
     if layers.role in (DECODER, CROSS) and kernels.decode:
-        decode = compiled.find_decode(
+        decode = compiled_attention.find_decode(
             kernels.decode,
             layers.head_size,
             heads_per_kv_head=layers.num_heads // layers.num_kv_heads,

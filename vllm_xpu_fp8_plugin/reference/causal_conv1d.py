@@ -129,9 +129,9 @@ def causal_conv1d_non_spec(
         state = conv_state[slot]
         if has_initial_state is not None and not has_initial_state[i]:
             state = torch.zeros_like(state)
-        outputs[part] = convolve(state, parts.qkv[part], conv_weights, conv_bias)
-        window = torch.cat((state, parts.qkv[part]))
-        conv_state[slot] = window[len(window) - len(state) :]
+        outputs[part], conv_state[slot] = convolve(
+            state, parts.qkv[part], conv_weights, conv_bias
+        )
     q, k, v = heads(outputs, sizes[0], head_k_dim, head_v_dim)
     dtype = projected_states_qkvz.dtype
     if not num_prefills:
@@ -225,9 +225,9 @@ def causal_conv1d_spec(
     for i, slots in enumerate(spec_state_indices_tensor.tolist()):
         part = slice(starts[i], starts[i + 1])
         state = conv_state[slots[max(accepted[i] - 1, 0)]].clone()
-        outputs[part] = convolve(state, parts.qkv[part], conv_weights, conv_bias)
-        window = torch.cat((state, parts.qkv[part]))
-        conv_state[slots[-1]] = window[len(window) - len(state) :]
+        outputs[part], conv_state[slots[-1]] = convolve(
+            state, parts.qkv[part], conv_weights, conv_bias
+        )
     q, k, v = heads(outputs, sizes[0], head_k_dim, head_v_dim)
     dtype = projected_states_qkvz.dtype
     return [x.to(dtype) for x in (q, k, v, parts.b, parts.a)]

@@ -69,8 +69,8 @@ def split(
 
 def convolve(
     history: Tensor, inputs: Tensor, weights: Tensor, bias: Tensor | None
-) -> Tensor:
-    """Return silu of the causal convolution of each channel, float32 [T, channels].
+) -> tuple[Tensor, Tensor]:
+    """Return silu of the causal convolution of each channel, and the next history.
 
     Args:
         history: [width - 1, channels], before `inputs`.
@@ -78,12 +78,16 @@ def convolve(
         weights: [channels, width]
         bias: [channels]
 
+    Returns:
+        Float32 [T, channels], and the last rows, of `history`'s shape and type.
+
     """
-    window = torch.cat((history, inputs)).float().unfold(0, weights.shape[1], 1)
+    rows = torch.cat((history, inputs))
+    window = rows.float().unfold(0, weights.shape[1], 1)
     sums = (window * weights.float()).sum(-1)
     if bias is not None:
         sums += bias.float()
-    return sums * sums.sigmoid()
+    return sums * sums.sigmoid(), rows[len(inputs) :]
 
 
 def heads(values: Tensor, k_heads: int, k: int, v: int) -> tuple[Tensor, ...]:

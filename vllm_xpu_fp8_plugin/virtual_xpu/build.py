@@ -104,6 +104,10 @@ def forget(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def _sources(with_sycl: bool) -> list[str]:
+    return [*_DEVICE, *((*_SYCL, "torch_xpu", "opencl_layer") if with_sycl else ())]
+
+
 def _compiler() -> list[str]:
     named = os.environ.get("CXX")
     for command in [named] if named else ["g++", "c++", "clang++"]:
@@ -114,7 +118,8 @@ def _compiler() -> list[str]:
         f"CXX={named} is not a command" if named else "No C++ compiler is installed"
     )
     raise VirtualXPUError(
-        f"{wanted}. The virtual XPU compiles 33 small files once. Install one (on "
+        f"{wanted}. The virtual XPU compiles "
+        f"{len(_sources(with_sycl=True))} small files once. Install one (on "
         "Debian and Ubuntu: apt-get install g++), or set CXX to one."
     )
 
@@ -167,10 +172,9 @@ def _compile_into(
         macros.write_text("#pragma once\n#define C10_XPU_BUILD_SHARED_LIBS\n")
         torch_folder = Path(torch.__file__).parent
         flags = [*_FLAGS, f"-I{include}", f"-I{torch_folder / 'include'}"]
-        sources = [*_DEVICE, *(_SYCL if intel else ())]
+        sources = _sources(intel is not None)
         if intel:
             flags.append(f"-I{intel.include}")
-            sources += ["torch_xpu", "opencl_layer"]
 
         def compile_one(source: str) -> None:
             more = _MORE_FLAGS.get(source, ())

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from vllm_xpu_fp8_plugin import kernels
+from vllm_xpu_fp8_plugin.kernel_package import installed
 
 _PACKAGE = "vllm_xpu_kernels"
 
@@ -44,6 +44,6 @@ def pass_over() -> None:
     for entry in sys.path:
         spec = importlib.machinery.PathFinder.find_spec(_PACKAGE, [entry])
         folders = (spec and spec.submodule_search_locations) or []
-        if any(kernels.library_names(Path(folder)) for folder in folders):
+        if any(installed.library_names(Path(folder)) for folder in folders):
             sys.meta_path.insert(0, _BuiltPackage(entry))
             return

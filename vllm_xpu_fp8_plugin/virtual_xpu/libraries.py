@@ -7,7 +7,8 @@ import sys
 
 import torch
 
-from vllm_xpu_fp8_plugin import envs, kernels
+from vllm_xpu_fp8_plugin import envs
+from vllm_xpu_fp8_plugin.kernel_package import installed
 from vllm_xpu_fp8_plugin.virtual_xpu.errors import VirtualXPUError
 
 
@@ -15,7 +16,7 @@ def load(names: list[str], sycl: ctypes.CDLL) -> tuple[str, dict[str, str]]:
     """Import them.
 
     Args:
-        names: Modules of the package, as `kernels.library_names` has them.
+        names: Modules of the package, as `installed.library_names` has them.
         sycl: ``libc10_xpu.so``, which gets their device images.
 
     Returns:
@@ -38,7 +39,7 @@ def load(names: list[str], sycl: ctypes.CDLL) -> tuple[str, dict[str, str]]:
                     f"{envs.VIRTUAL_OPS.name}=reference."
                 ) from e
             reason = (
-                f"vllm-xpu-kernels {kernels.package_version()} does not load with "
+                f"vllm-xpu-kernels {installed.package_version()} does not load with "
                 f"torch {torch.__version__} ({str(e).splitlines()[0]})"
             )
             return reason, {}

@@ -8,7 +8,6 @@ such a pool, with the allocator of vllm_xpu_kernels.xpumem_allocator.
 import ctypes
 import itertools
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 
@@ -67,20 +66,19 @@ def functions(device: ctypes.CDLL) -> dict[str, Any]:
         device: ``libvirtual_xpu.so``.
 
     """
-    use: Callable[..., None] = device.virtual_xpu_use_mem_pool
-    use.argtypes = (  # type: ignore[attr-defined]
+    device.virtual_xpu_begin_mem_pool.argtypes = (
         ctypes.c_int,
         ctypes.c_void_p,
         ctypes.c_void_p,
     )
 
     def begin(index: int, pool_id: tuple[int, int]) -> None:
-        allocator = _pools[pool_id].allocator
-        if allocator:
-            use(index, allocator.allocate, allocator.free)
+        own = _pools[pool_id].allocator
+        functions = (own.allocate, own.free) if own else (None, None)
+        device.virtual_xpu_begin_mem_pool(index, *functions)
 
     def end(index: int, pool_id: tuple[int, int]) -> None:
-        use(-1, None, None)
+        device.virtual_xpu_end_mem_pool(index)
 
     return {
         "_xpu_XPUAllocator": PluggableAllocator,

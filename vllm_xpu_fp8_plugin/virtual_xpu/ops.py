@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vllm_xpu_fp8_plugin import kernels, reference
-from vllm_xpu_fp8_plugin.virtual_xpu import host_ops, libraries, limits
-from vllm_xpu_fp8_plugin.virtual_xpu.coverage import checked_attention
+from vllm_xpu_fp8_plugin import reference
+from vllm_xpu_fp8_plugin.kernel_package import installed
+from vllm_xpu_fp8_plugin.kernel_package.coverage import checked_attention
+from vllm_xpu_fp8_plugin.virtual_xpu import host_ops, libraries, not_on_a_cpu
 
 COMPILED, REFERENCE, MISSING = "compiled", "reference", "missing"
 
@@ -67,7 +68,7 @@ def install(schemas: Mapping[str, str], sycl: ctypes.CDLL | None, reason: str) -
         VirtualXPUError: As `libraries.load` says.
 
     """
-    names = kernels.library_names(kernels.package_dir())
+    names = installed.library_names(installed.package_dir())
     unknown: dict[str, str] = {}
     if sycl:
         reason, unknown = libraries.load(names, sycl)
@@ -82,10 +83,10 @@ def install(schemas: Mapping[str, str], sycl: ctypes.CDLL | None, reason: str) -
         function = functions.get(name)
         if function:
             _register(name, declared, function)
-        why = (unknown.get(_library(name)) or limits.not_compiled(name)) or reason
+        why = reason or unknown.get(_library(name)) or not_on_a_cpu.reason(name)
         if not why and _has_kernel(name):
             _ops[name] = Op(COMPILED)
-            if library := limits.guard(name):
+            if library := not_on_a_cpu.guard(name):
                 _libraries.append(library)
             continue
         why = why or "the kernel package registers no kernel for an XPU"
@@ -110,7 +111,7 @@ def substitute(name: str, function: Callable[..., Any], by: str) -> None:
         by: Prefix of the namespace that the function's own op gets.
 
     """
-    declared = kernels.op_schemas(kernels.package_dir())[name]
+    declared = installed.op_schemas(installed.package_dir())[name]
     _register(name, declared, function, by)
     torch.ops.virtual_xpu.use_reference(name, f"{by}{name}")
 
@@ -191,7 +192,7 @@ def _by_name(
                 raise NotImplementedError(
                     f"The virtual XPU does not implement {name} with "
                     f"{argument}={value!r} (vllm-xpu-kernels "
-                    f"{kernels.package_version()})."
+                    f"{installed.package_version()})."
                 )
         return function(**kwargs)
 
@@ -202,7 +203,8 @@ def _missing(name: str, why: str) -> Callable[..., Any]:
     def raise_missing(**kwargs: Any) -> Any:
         raise NotImplementedError(
             f"The virtual XPU cannot run {name} (vllm-xpu-kernels "
-            f"{kernels.package_version()}): {why}, and it has no PyTorch version of it."
+            f"{installed.package_version()}): {why}, and it has no PyTorch version "
+            "of it."
         )
 
     return raise_missing

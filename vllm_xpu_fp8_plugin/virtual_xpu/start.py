@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from vllm_xpu_fp8_plugin import envs, kernels
+from vllm_xpu_fp8_plugin import envs
+from vllm_xpu_fp8_plugin.kernel_package import installed
 from vllm_xpu_fp8_plugin.virtual_xpu import (
     build,
     checkout,
@@ -51,15 +52,15 @@ def enable() -> None:
         wanted = envs.VIRTUAL_OPS.get()
         memory = _memory(profile)
         checkout.pass_over()
-        schemas = kernels.op_schemas(kernels.package_dir())
-    except (ValueError, kernels.KernelPackageError) as e:
+        schemas = installed.op_schemas(installed.package_dir())
+    except (ValueError, installed.KernelPackageError) as e:
         raise VirtualXPUError(str(e)) from e
     if wanted == envs.REFERENCE:
         runtime, reason = None, f"{envs.VIRTUAL_OPS.name}=reference"
     else:
         runtime, reason = intel.find()
-    libraries = _load(build.libraries(runtime), runtime, devices, profile, memory)
-    device, sycl = libraries
+    folder = build.libraries(runtime)
+    device, sycl = _load(folder, runtime, devices, profile, memory)
     # The kernel package's Python imports Triton, which settles then what it is.
     triton.use_interpreter()
     # What can fail comes first, so that a device is there whole or not at all.
@@ -133,7 +134,7 @@ def _describe(reason: str) -> str:
     }
     text = (
         f"{torch_xpu.DEVICE_NAME}: of {len(table)} ops of vllm-xpu-kernels "
-        f"{kernels.package_version()}, {counts[ops.COMPILED]} run as compiled code, "
+        f"{installed.package_version()}, {counts[ops.COMPILED]} run as compiled code, "
         f"{counts[ops.REFERENCE]} in PyTorch, {counts[ops.MISSING]} not at all"
     )
     return f"{text} ({reason})" if reason else text

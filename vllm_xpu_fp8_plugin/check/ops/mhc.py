@@ -11,7 +11,7 @@ from vllm_xpu_fp8_plugin.check.expected import Expected, spacing
 from vllm_xpu_fp8_plugin.check.registry import Arguments, checked
 
 _HC, _MIXES = 4, 24
-_SHAPES = ((1, 256), (7, 1024), (33, 512))
+_SHAPES = ((1, 256), (7, 1024), (33, 512), (130, 256))
 # From so many tokens on the kernels multiply in TF32, with 11 bits.
 _TF32_TOKENS, _TF32 = 128, 2.0**-11
 # The kernels take the device's own exp and rsqrt (sycl::native), on a CPU of 11 bits.

@@ -5,17 +5,17 @@ import importlib.metadata
 import importlib.util
 from typing import Any
 
-from vllm_xpu_fp8_plugin import compiled, envs
-from vllm_xpu_fp8_plugin.doctor import python_layer
-from vllm_xpu_fp8_plugin.doctor.kernel_files import KernelPackage
-from vllm_xpu_fp8_plugin.doctor.python_layer import (
+from vllm_xpu_fp8_plugin import envs
+from vllm_xpu_fp8_plugin.doctor.report import Check, Status
+from vllm_xpu_fp8_plugin.kernel_package import compiled_attention, python_layer
+from vllm_xpu_fp8_plugin.kernel_package.files import KernelPackage
+from vllm_xpu_fp8_plugin.kernel_package.python_layer import (
     DROPPED,
     FORWARDED,
     REFUSED,
     RETURNS_ONLY,
     PythonLayer,
 )
-from vllm_xpu_fp8_plugin.doctor.report import Check, Status
 
 _INSTALL = "pip install --no-deps vllm-xpu-kernels, of the version that vLLM asks for"
 
@@ -167,7 +167,7 @@ def _compiled(package: KernelPackage, arch: str) -> Check:
             "prefill": [k._asdict() for k in sorted(held.prefill)],
             "decode": [k._asdict() for k in sorted(held.decode)],
             "architectures": [
-                a for a in compiled.ARCHITECTURES if a in package.compiled
+                a for a in compiled_attention.ARCHITECTURES if a in package.compiled
             ],
         },
     )

@@ -15,9 +15,9 @@ from vllm_xpu_fp8_plugin.doctor.attention_layers import (
 )
 from vllm_xpu_fp8_plugin.doctor.checks import weights
 from vllm_xpu_fp8_plugin.doctor.linear_layers import checkpoint_method
+from vllm_xpu_fp8_plugin.doctor.model_setup import Backend, ModelSetup
 from vllm_xpu_fp8_plugin.doctor.report import Check, Status
-from vllm_xpu_fp8_plugin.doctor.setting import Backend, Setting
-from vllm_xpu_fp8_plugin.limits import COMPUTES_THEM, NOWHERE
+from vllm_xpu_fp8_plugin.kernel_package.gaps import COMPUTES_THEM, NOWHERE
 
 _STATUS = {
     verdicts.COMPILED: Status.OK,
@@ -32,11 +32,11 @@ _NOT_ASKED = Backend(_FLASH, _FLASH, None)
 _OPTIONS = {MEDIA: "--mm-encoder-attn-backend"}
 
 
-def check(setting: Setting) -> list[Check]:
+def check(setup: ModelSetup) -> list[Check]:
     """Return the checks, the last of which carries the command to run."""
-    missing = setting.model.missing_shards
+    missing = setup.model.missing_shards
     lacks = f"; {len(missing)} files that its index names are missing"
-    config = setting.model.config
+    config = setup.model.config
     name = architecture(config) or str(config.get("model_type", "unknown"))
     kind = "an encoder" if is_encoder(config) else "with a KV cache"
     checks = [
@@ -48,21 +48,21 @@ def check(setting: Setting) -> list[Check]:
             {"architecture": name, "missing": list(missing)},
         )
     ]
-    asked = setting.backends or [_NOT_ASKED] * len(setting.layers)
-    for layers, backend in zip(setting.layers, asked, strict=True):
-        checks.append(_attention(layers, backend, setting))
-    checks += [*weights.linear(setting), *weights.kv_cache(setting)]
-    checks += _backend(setting)
-    return [*checks, _command(setting, checks)]
+    asked = setup.backends or [_NOT_ASKED] * len(setup.layers)
+    for layers, backend in zip(setup.layers, asked, strict=True):
+        checks.append(_attention(layers, backend, setup))
+    checks += [*weights.linear(setup), *weights.kv_cache(setup)]
+    checks += _backend(setup)
+    return [*checks, _command(setup, checks)]
 
 
-def _attention(layers: AttentionLayers, backend: Backend, setting: Setting) -> Check:
+def _attention(layers: AttentionLayers, backend: Backend, setup: ModelSetup) -> Check:
     """Return the verdict on a kind of layers."""
     without, with_plugin = (
-        _judge(layers, path, backend.error, setting, with_plugin=plugin)
+        _judge(layers, path, backend.error, setup, with_plugin=plugin)
         for plugin, path in ((False, backend.upstream), (True, backend.plugin))
     )
-    now = with_plugin if setting.plugin else without
+    now = with_plugin if setup.plugin else without
     reason = f" ({now.reason})" if now.reason else ""
     return Check(
         "attention",
@@ -82,7 +82,7 @@ def _judge(
     layers: AttentionLayers,
     path: str | None,
     error: str | None,
-    setting: Setting,
+    setup: ModelSetup,
     *,
     with_plugin: bool,
 ) -> verdicts.Verdict:
@@ -93,10 +93,10 @@ def _judge(
         return verdicts.Verdict(verdicts.UNKNOWN, f"{name}, not examined here")
     return verdicts.judge(
         layers,
-        setting.kernels,
-        setting.python_layer,
+        setup.kernels,
+        setup.python_layer,
         with_plugin=with_plugin,
-        triton_takes=vllm_sources.triton_encoder_arguments(setting.vllm),
+        triton_takes=vllm_sources.triton_encoder_arguments(setup.vllm),
     )
 
 
@@ -115,44 +115,42 @@ def describe(layers: AttentionLayers) -> str:
     return f"{layers.layers} {layers.role} layer{plural}, {', '.join(details)}"
 
 
-def _backend(setting: Setting) -> list[Check]:
+def _backend(setup: ModelSetup) -> list[Check]:
     """Return the backends that vLLM takes, without and with the plugin."""
     chosen = dict.fromkeys(
-        (b.plugin if setting.plugin else b.upstream) or "none"
-        for kind, b in zip(setting.layers, setting.backends, strict=False)
+        (b.plugin if setup.plugin else b.upstream) or "none"
+        for kind, b in zip(setup.layers, setup.backends, strict=False)
         if kind.role != MEDIA
     )
     if not chosen:
         return []
     names = " and ".join(path.rpartition(".")[2] for path in chosen)
-    state = "on" if setting.plugin else "off"
+    state = "on" if setup.plugin else "off"
     return [
         Check(
             "backend",
             Status.OK,
             f"With the plugin {state}, vLLM's backend is {names}",
             data={
-                "without_plugin": [b.upstream for b in setting.backends],
-                "with_plugin": [b.plugin for b in setting.backends],
+                "without_plugin": [b.upstream for b in setup.backends],
+                "with_plugin": [b.plugin for b in setup.backends],
             },
         )
     ]
 
 
-def _command(setting: Setting, checks: list[Check]) -> Check:
+def _command(setup: ModelSetup, checks: list[Check]) -> Check:
     """Return the line that serves the model as well as it can be."""
-    config = setting.model.config
-    words = ["vllm", "serve", setting.model.name]
+    config = setup.model.config
+    words = ["vllm", "serve", setup.model.name]
     if not checkpoint_method(config):
-        refused = weights.unsupported(setting.vllm, setting.quantization)
-        words += ["--quantization", "fp8" if refused else setting.quantization or "fp8"]
+        refused = weights.unsupported(setup.vllm, setup.quantization)
+        words += ["--quantization", "fp8" if refused else setup.quantization or "fp8"]
     if is_encoder(config) or architecture(config).endswith("Classification"):
         words += ["--runner", "pooling"]
     # An encoder's layers have no KV cache, so that there is nothing to choose.
-    if setting.kv_cache_dtype and any(
-        k.role in (DECODER, CROSS) for k in setting.layers
-    ):
-        words += ["--kv-cache-dtype", setting.kv_cache_dtype]
+    if setup.kv_cache_dtype and any(k.role in (DECODER, CROSS) for k in setup.layers):
+        words += ["--kv-cache-dtype", setup.kv_cache_dtype]
     bad = {verdicts.WRONG, verdicts.REFUSED}
     options = {
         _OPTIONS.get((c.data or {})["role"], "--attention-backend"): COMPUTES_THEM
@@ -165,6 +163,6 @@ def _command(setting: Setting, checks: list[Check]) -> Check:
         words += [option, backend]
     command = shlex.join(words)
     # All that the plugin changes is encoder attention.
-    if any(kind.role == ENCODER for kind in setting.layers):
+    if any(kind.role == ENCODER for kind in setup.layers):
         command = f"VLLM_XPU_FP8_PLUGIN=1 {command}"
     return Check("command", Status.OK, command, data={"command": command})

@@ -11,8 +11,8 @@ from vllm_xpu_fp8_plugin.doctor.linear_layers import (
     is_fp8,
     linear_layers,
 )
+from vllm_xpu_fp8_plugin.doctor.model_setup import ModelSetup
 from vllm_xpu_fp8_plugin.doctor.report import Check, Status
-from vllm_xpu_fp8_plugin.doctor.setting import Setting
 
 _QUANTIZATION = "model_executor/layers/quantization/__init__.py"
 
@@ -45,12 +45,12 @@ def unsupported(vllm: Path | None, quantization: str | None) -> tuple[str, ...]:
     return () if quantization in allowed else allowed
 
 
-def linear(setting: Setting) -> list[Check]:
+def linear(setup: ModelSetup) -> list[Check]:
     """Return what is quantised."""
     name = "linear"
-    stored, asked = checkpoint_method(setting.model.config), setting.quantization
+    stored, asked = checkpoint_method(setup.model.config), setup.quantization
     method = asked or stored
-    if allowed := unsupported(setting.vllm, method):
+    if allowed := unsupported(setup.vllm, method):
         return [
             Check(
                 name,
@@ -71,15 +71,15 @@ def linear(setting: Setting) -> list[Check]:
     if method is None:
         finding = "Neither the checkpoint nor --quantization asks for FP8"
         return [Check(name, Status.NOTE, finding, "Add --quantization fp8.")]
-    if not setting.model.tensors:
+    if not setup.model.tensors:
         finding = "No safetensors header: which weights are quantised is not known"
         return [Check(name, Status.NOTE, finding)]
-    in_fp8 = any(map(is_fp8, setting.model.tensors.values()))
+    in_fp8 = any(map(is_fp8, setup.model.tensors.values()))
     if not (in_fp8 if stored else "fp8" in method):
         finding = f"Quantization {method} stores no weight in FP8: not examined here"
         return [Check(name, Status.NOTE, finding, data={"method": method})]
-    score = setting.vllm and vllm_sources.quantises_score_head(setting.vllm)
-    found = linear_layers(setting.model, score or False)
+    score = setup.vllm and vllm_sources.quantises_score_head(setup.vllm)
+    found = linear_layers(setup.model, score or False)
     data = {
         "method": method,
         "quantised": list(found.quantised),
@@ -101,13 +101,13 @@ def linear(setting: Setting) -> list[Check]:
     return checks
 
 
-def kv_cache(setting: Setting) -> list[Check]:
+def kv_cache(setup: ModelSetup) -> list[Check]:
     """Return what the KV cache's type means."""
     name = "kv_cache"
-    implied = implies_fp8_kv_cache(setting.model.config)
-    asked = setting.kv_cache_dtype or "auto"
+    implied = implies_fp8_kv_cache(setup.model.config)
+    asked = setup.kv_cache_dtype or "auto"
     data = {"kv_cache_dtype": asked, "implied_by_checkpoint": implied}
-    roles = {kind.role for kind in setting.layers}
+    roles = {kind.role for kind in setup.layers}
     cached = bool(roles & {DECODER, CROSS})
     if not asked.startswith("fp8") and not (implied and asked == "auto"):
         if not cached:
@@ -116,7 +116,7 @@ def kv_cache(setting: Setting) -> list[Check]:
         return [Check(name, Status.OK, finding, data=data)]
     source = f"--kv-cache-dtype {asked}" if asked != "auto" else "The checkpoint"
     checks = []
-    if ENCODER in roles and not setting.plugin and setting.refuses_fp8_kv_cache:
+    if ENCODER in roles and not setup.plugin and setup.refuses_fp8_kv_cache:
         checks.append(
             Check(
                 name,

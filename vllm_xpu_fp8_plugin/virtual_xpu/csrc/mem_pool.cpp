@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // torch.xpu.MemPool with an allocator of one's own, as vLLM's sleep mode has it. Each
 // tensor is a call of that allocator: nothing is kept in between.
+#include <vector>
+
 #include "device.h"
 #include "pool.h"
 
@@ -16,7 +18,14 @@ struct Active {
   Allocate allocate = nullptr;
   Free free = nullptr;
 };
-thread_local Active t_active;
+// The innermost one is last; without functions it is the device's own memory.
+thread_local std::vector<Active> t_active;
+
+const Active* innermost(c10::DeviceIndex device) {
+  for (auto active = t_active.rbegin(); active != t_active.rend(); ++active)
+    if (active->device == device) return active->allocate ? &*active : nullptr;
+  return nullptr;
+}
 
 struct Owned {
   void* memory;
@@ -36,10 +45,10 @@ void give_back(void* context) {
 
 }  // namespace
 
-bool in_mem_pool(c10::DeviceIndex device) { return t_active.device == device; }
+bool in_mem_pool(c10::DeviceIndex device) { return innermost(device); }
 
 c10::DataPtr allocate_in_mem_pool(size_t bytes, c10::DeviceIndex device) {
-  auto active = t_active;
+  auto active = *innermost(device);
   auto stream = current_stream(device);
   void* memory = active.allocate(bytes, device, runtime().queue(device, stream));
   TORCH_CHECK_WITH(OutOfMemoryError, memory, "XPU out of memory. The memory pool's ",
@@ -52,10 +61,21 @@ c10::DataPtr allocate_in_mem_pool(size_t bytes, c10::DeviceIndex device) {
 }  // namespace virtual_xpu
 
 extern "C" {
-// This thread's tensors on a device, from now on. Device -1: no more.
-VIRTUAL_XPU_API void virtual_xpu_use_mem_pool(int device, void* allocate, void* free) {
+// This thread's tensors on a device, until the end of it. Both null: the device's own.
+VIRTUAL_XPU_API void virtual_xpu_begin_mem_pool(int device, void* allocate,
+                                                void* free) {
   using namespace virtual_xpu;
-  t_active = {static_cast<c10::DeviceIndex>(device),
-              reinterpret_cast<Allocate>(allocate), reinterpret_cast<Free>(free)};
+  t_active.push_back({static_cast<c10::DeviceIndex>(device),
+                      reinterpret_cast<Allocate>(allocate),
+                      reinterpret_cast<Free>(free)});
+}
+
+VIRTUAL_XPU_API void virtual_xpu_end_mem_pool(int device) {
+  using namespace virtual_xpu;
+  for (auto active = t_active.size(); active-- > 0;) {
+    if (t_active[active].device != device) continue;
+    t_active.erase(t_active.begin() + active);
+    return;
+  }
 }
 }

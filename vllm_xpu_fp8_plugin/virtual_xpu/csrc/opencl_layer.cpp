@@ -30,7 +30,8 @@ cl_int CL_API_CALL launch(cl_command_queue queue, cl_kernel kernel, cl_uint dime
                           cl_event* event) {
   virtual_xpu::Launch asked{{0, 0, 0}, {1, 1, 1}, {1, 1, 1}};
   auto* on_launch = g_on_launch.load();
-  if (on_launch && local && dimensions <= 3) {
+  // One dimension has no other that sub-groups could be cut along.
+  if (on_launch && local && (dimensions == 2 || dimensions == 3)) {
     for (cl_uint i = 0; i < dimensions; ++i) {
       asked.offset[i] = offset ? offset[i] : 0;
       asked.global[i] = global[i];

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from vllm_xpu_fp8_plugin import compiled, kernels
-from vllm_xpu_fp8_plugin.kernels import KernelPackageError
+from vllm_xpu_fp8_plugin.kernel_package import compiled_attention, installed
+from vllm_xpu_fp8_plugin.kernel_package.installed import KernelPackageError
 
 _PACKAGE = "vllm_xpu_kernels"
 _INTERFACE = "flash_attn_interface.py"
@@ -57,7 +57,7 @@ class KernelPackage(NamedTuple):
     source: Path
     version: str | None
     interface: str
-    compiled: dict[str, compiled.CompiledSet]
+    compiled: dict[str, compiled_attention.CompiledSet]
     attention_schema: str | None
     takes_query_scale: dict[str, bool]
     needs: str | None
@@ -101,13 +101,13 @@ def _read(source: Path, files: "_Files") -> KernelPackage:
             "vllm-xpu-kernels, or a part of it is missing."
         )
     fa2 = files.small(f"{_PACKAGE}/{_FA2}", _MAX_FA2) or b""
-    schemas = dict(kernels.schemas_in(fa2))
+    schemas = dict(installed.schemas_in(fa2))
     found = {}
-    for arch in compiled.ARCHITECTURES:
-        name = f"{_PACKAGE}/{compiled.library_name(arch)}"
+    for arch in compiled_attention.ARCHITECTURES:
+        name = f"{_PACKAGE}/{compiled_attention.library_name(arch)}"
         if name in files.names:
             with files.open(name) as library:
-                found[arch] = compiled.read(library)
+                found[arch] = compiled_attention.read(library)
     sycl = re.search(rb"libsycl\.so\.\d+", fa2)
     return KernelPackage(
         source,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.verify import results
-from vllm_xpu_fp8_plugin.verify.judge import described, judge
+from vllm_xpu_fp8_plugin.verify.verdict import described, judge
 
 Result = dict[str, Any]
 

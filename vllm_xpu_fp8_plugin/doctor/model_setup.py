@@ -4,10 +4,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from vllm_xpu_fp8_plugin import compiled
 from vllm_xpu_fp8_plugin.doctor.attention_layers import AttentionLayers
 from vllm_xpu_fp8_plugin.doctor.model_files import ModelFiles
-from vllm_xpu_fp8_plugin.doctor.python_layer import PythonLayer
+from vllm_xpu_fp8_plugin.kernel_package import compiled_attention
+from vllm_xpu_fp8_plugin.kernel_package.python_layer import PythonLayer
 
 
 class Backend(NamedTuple):
@@ -25,7 +25,7 @@ class Backend(NamedTuple):
     error: str | None
 
 
-class Setting(NamedTuple):
+class ModelSetup(NamedTuple):
     """What a model is looked at for.
 
     Attributes:
@@ -47,7 +47,7 @@ class Setting(NamedTuple):
     backends: list[Backend]
     quantization: str | None
     kv_cache_dtype: str | None
-    kernels: compiled.CompiledSet | None
+    kernels: compiled_attention.CompiledSet | None
     python_layer: PythonLayer
     plugin: bool
     vllm: Path | None

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from vllm_xpu_fp8_plugin.check.summary import PASS
 from vllm_xpu_fp8_plugin.terminal import on_a_line
-from vllm_xpu_fp8_plugin.verify.report import in_root
+from vllm_xpu_fp8_plugin.verify.display import in_root
 
 _SHOWN_FAULTS = 3
 _SHOWN_LAYERS = 3

@@ -22,7 +22,7 @@ _HOST_MEMORY = "its copies on a CPU take SYCL's memory only"
 _UNTESTED = "no test of the kernel package that runs here calls it"
 
 # Why the compiled op cannot run on a CPU.
-NOT_ON_A_CPU: dict[str, str] = {
+_REASONS: dict[str, str] = {
     "_vllm_fa2_C::varlen_fwd": _SLOW,
     "_xpu_C::fp8_gemm": _ONEDNN,
     "_xpu_C::fp8_gemm_out": _ONEDNN,
@@ -50,9 +50,9 @@ NOT_ON_A_CPU: dict[str, str] = {
 }
 
 
-def not_compiled(name: str) -> str:
-    """Return why the compiled op does not run in this process, "" if it does."""
-    why = NOT_ON_A_CPU.get(name, "")
+def reason(name: str) -> str:
+    """Return why a compiled op does not run in this process, "" if it does."""
+    why = _REASONS.get(name, "")
     if why in (_SLOW, _LIMITED) and envs.VIRTUAL_OPS.get() == envs.COMPILED:
         return ""
     return why

@@ -5,7 +5,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from vllm_xpu_fp8_plugin import compiled, envs, kernels
+from vllm_xpu_fp8_plugin import envs
+from vllm_xpu_fp8_plugin.kernel_package import compiled_attention, installed
 
 
 def checked_attention(attention: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,7 +51,7 @@ def _require_compiled(
     # As the library prints them: a causal window is a window with no right side.
     causal = causal and not local
     axes = {"paged": paged, "causal": causal, "local": local, "sink": sink, "lse": lse}
-    if compiled.find(_kernels(), head_size, **axes) is None:
+    if compiled_attention.find(_kernels(), head_size, **axes) is None:
         row = ",".join(["true" if axis else "false" for axis in axes.values()])
         raise RuntimeError(
             "Chunk prefill kernel tuple not compiled for this configuration.\n"
@@ -60,5 +61,5 @@ def _require_compiled(
 
 
 @functools.cache
-def _kernels() -> frozenset[compiled.AttentionKernel]:
-    return compiled.attention_kernels(kernels.package_dir())
+def _kernels() -> frozenset[compiled_attention.AttentionKernel]:
+    return compiled_attention.attention_kernels(installed.package_dir())

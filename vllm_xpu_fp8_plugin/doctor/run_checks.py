@@ -1,19 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs all checks."""
+"""Runs all of doctor's checks."""
 
 import contextlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vllm_xpu_fp8_plugin import envs, kernels
-from vllm_xpu_fp8_plugin.doctor import (
-    descale_paths,
-    kernel_files,
-    model_files,
-    probe,
-    python_layer,
-    vllm_sources,
-)
+from vllm_xpu_fp8_plugin import envs
+from vllm_xpu_fp8_plugin.doctor import descale_paths, model_files, probe, vllm_sources
 from vllm_xpu_fp8_plugin.doctor.attention_layers import (
     CROSS,
     DECODER,
@@ -23,8 +16,10 @@ from vllm_xpu_fp8_plugin.doctor.attention_layers import (
 )
 from vllm_xpu_fp8_plugin.doctor.checks import activation, hardware, model, vllm, weights
 from vllm_xpu_fp8_plugin.doctor.checks import kernels as kernel_checks
+from vllm_xpu_fp8_plugin.doctor.model_setup import Backend, ModelSetup
 from vllm_xpu_fp8_plugin.doctor.report import Check, Report, Section, Status
-from vllm_xpu_fp8_plugin.doctor.setting import Backend, Setting
+from vllm_xpu_fp8_plugin.kernel_package import installed, python_layer
+from vllm_xpu_fp8_plugin.kernel_package.files import KernelPackage, read_package
 
 
 class Request(NamedTuple):
@@ -46,13 +41,13 @@ class Request(NamedTuple):
     arch: str = "xe2"
 
 
-def examine(request: Request) -> Report:
+def run_checks(request: Request) -> Report:
     """Return the report.
 
     Raises:
         ValueError: An option has a value that vLLM does not take, or the model
             cannot be read (`model_files.ModelError`).
-        kernels.KernelPackageError: `request.kernels` cannot be read.
+        installed.KernelPackageError: `request.kernels` cannot be read.
 
     """
     folder = vllm_sources.folder()
@@ -96,7 +91,7 @@ def examine(request: Request) -> Report:
         ),
     ]
     if files:
-        setting = Setting(
+        setup = ModelSetup(
             files,
             layers,
             [Backend(**chosen) for chosen in backend.get("chosen", [])],
@@ -108,7 +103,7 @@ def examine(request: Request) -> Report:
             folder,
             _refuses_fp8_kv_cache(folder),
         )
-        sections.append(Section("Model", [*unread, *model.check(setting)]))
+        sections.append(Section("Model", [*unread, *model.check(setup)]))
     hardware_checks = hardware.check(answers.get("torch", {}))
     return Report([*sections, Section("Hardware", hardware_checks)])
 
@@ -133,8 +128,8 @@ def _start(
 ) -> list[probe.Running]:
     """Start the probes that the installation can answer."""
     running = [probe.start("platform")]
-    with contextlib.suppress(kernels.KernelPackageError):
-        kernels.package_dir()
+    with contextlib.suppress(installed.KernelPackageError):
+        installed.package_dir()
         running.append(probe.start("kernels"))
         if vllm_folder:
             asked = [_selector_fields(kind, kv_cache_dtype) for kind in layers]
@@ -156,13 +151,13 @@ def _selector_fields(
     }
 
 
-def _package(given: Path | None) -> tuple[kernel_files.KernelPackage | None, str]:
+def _package(given: Path | None) -> tuple[KernelPackage | None, str]:
     """Return the kernel package to look at, or why there is none."""
     if given:
-        return kernel_files.read_package(given), ""
+        return read_package(given), ""
     try:
-        return kernel_files.read_package(kernels.package_dir()), ""
-    except kernels.KernelPackageError as e:
+        return read_package(installed.package_dir()), ""
+    except installed.KernelPackageError as e:
         return None, str(e)
 
 

@@ -18,11 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.doctor.packages import kernel_package, kernel_wheel
-from tests.test_compiled import held
-from vllm_xpu_fp8_plugin import kernels
-from vllm_xpu_fp8_plugin.doctor import python_layer
-from vllm_xpu_fp8_plugin.doctor.kernel_files import KernelPackageError, read_package
-from vllm_xpu_fp8_plugin.doctor.python_layer import (
+from tests.kernel_package.test_compiled_attention import held
+from vllm_xpu_fp8_plugin.kernel_package import installed, python_layer
+from vllm_xpu_fp8_plugin.kernel_package.files import KernelPackageError, read_package
+from vllm_xpu_fp8_plugin.kernel_package.python_layer import (
     FORWARDED,
     REFUSED,
     RETURNS_ONLY,
@@ -109,7 +108,7 @@ def test_a_wheel_is_read_within_five_seconds_and_200_mb() -> None:
     code = """
 import re, resource, sys
 from pathlib import Path
-from vllm_xpu_fp8_plugin.doctor.kernel_files import read_package
+from vllm_xpu_fp8_plugin.kernel_package.files import read_package
 read_package(Path(sys.argv[1]))
 usage = resource.getrusage(resource.RUSAGE_SELF)
 # ru_maxrss starts at that of the process this one was forked from.
@@ -129,9 +128,9 @@ print(usage.ru_utime + usage.ru_stime, int(peak[1]) / 1024)
 
 def test_installed_package_and_its_parent_folder_read_alike() -> None:
     """Catches a folder that has to be named in one certain way."""
-    folder = kernels.package_dir()
+    folder = installed.package_dir()
     package = read_package(folder)
-    assert package.version == kernels.package_version()
+    assert package.version == installed.package_version()
     assert package.compiled
     assert package == read_package(folder.parent)._replace(source=folder)
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.verify.test_judge import make, nan_at_a_remainder, rounded
-from vllm_xpu_fp8_plugin.verify import report
-from vllm_xpu_fp8_plugin.verify.judge import judge
+from tests.verify.test_verdict import make, nan_at_a_remainder, rounded
+from vllm_xpu_fp8_plugin.verify import display
+from vllm_xpu_fp8_plugin.verify.verdict import judge
 
 Result = dict[str, Any]
 
@@ -18,7 +18,7 @@ Result = dict[str, Any]
 def shown(reference: Result, candidate: Result, **limits: tuple[float, ...]) -> str:
     made = {**judge(reference, candidate, limits), "model": "some/model"}
     file = io.StringIO()
-    report.show(made, Console(file=file, width=80, highlight=False))
+    display.show(made, Console(file=file, width=80, highlight=False))
     text = file.getvalue()
     assert max(map(len, text.splitlines())) <= 80
     return text

@@ -13,8 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 
 from vllm_xpu_fp8_plugin.terminal import on_a_line
-from vllm_xpu_fp8_plugin.verify.judge import described
 from vllm_xpu_fp8_plugin.verify.threshold import ALARM, PASS
+from vllm_xpu_fp8_plugin.verify.verdict import described
 
 _STYLE = {"pass": "bold green", "drift": "bold yellow", "alarm": "bold red"}
 _SAID = {
