@@ -16,7 +16,7 @@ using torch::jit::Stack;
 struct OpFacts {
   std::vector<size_t> generators;  // positions of arguments that are one
   bool mixes_devices = false;  // takes host tensors beside the device's, as on a GPU
-  int out = -1;  // position of what the kernel package's op writes, where it says so
+  std::vector<size_t> outs;    // positions of results that the caller brings
 };
 
 namespace {
@@ -37,9 +37,11 @@ const OpFacts& facts_of(const c10::OperatorHandle& op) {
     bool kernels = schema.name().compare(0, 6, "aten::");
     it->second.mixes_devices = kernels || mixing->count(schema.name());
     for (size_t i = 0; i < schema.arguments().size(); ++i) {
-      if (kernels && schema.arguments()[i].name() == "out")
-        it->second.out = static_cast<int>(i);
-      auto type = schema.arguments()[i].type();
+      const auto& argument = schema.arguments()[i];
+      bool writes = argument.alias_info() && argument.alias_info()->isWrite();
+      if (kernels ? argument.name() == "out" : argument.kwarg_only() && writes)
+        it->second.outs.push_back(i);
+      auto type = argument.type();
       if (auto optional = type->cast<c10::OptionalType>())
         type = optional->getElementType();
       if (type->kind() == c10::TypeKind::GeneratorType)
@@ -59,7 +61,7 @@ Call::Call(const c10::OperatorHandle& op, Stack* stack)
   first_ = stack->size() - n;
   // The device first: others may have to be compared with it.
   for (size_t i = 0; i < n; ++i) find_device(argument(i));
-  if (facts_.out >= 0) check_out(argument(facts_.out));
+  for (size_t i : facts_.outs) check_out(argument(i));
   for (size_t i = 0; i < n; ++i) replace(argument(i));
   for (size_t i : facts_.generators) {
     auto& value = argument(i);
@@ -95,7 +97,8 @@ void Call::take_device(const at::Tensor& t) {
   }
 }
 
-// Which device a tensor was on cannot be seen behind its alias.
+// Which device a tensor was on cannot be seen behind its alias. A scalar of the host's
+// is taken as an input, and a GPU's kernel cannot write one.
 void Call::check_out(const IValue& value) const {
   if (!value.isTensor() || device_ < 0) return;
   const auto& out = value.toTensor();
