@@ -60,7 +60,7 @@ newest: .venv/ready
 kernel-tests: .venv/ready
 	$(BIN)/python -m tests.kernel_tests $(CHECKOUT)
 
-# An hour or so; MODULE='verify/judge platform' runs these alone.
+# An hour or so; MODULE='verify/verdict platform' runs these alone.
 mutants: .venv/ready
 	$(BIN)/python -m pip install --quiet cosmic-ray
 	$(BIN)/python -m tests.mutants $(MODULE)

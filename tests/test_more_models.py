@@ -13,6 +13,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from tests.auto_round_model import quantized
 from tests.engine import run_engine
 from tests.models import make_model, quantize_checkpoint, token_ids
 from tests.packed_models import minicpm, pack
@@ -138,6 +139,15 @@ def test_int4_weights_agree_with_what_they_stand_for(kind: str, tmp_path: Path) 
     """Catches a zero point that is off by one, or a group's scale for another's."""
     source = make_model("LlamaForCausalLM", tmp_path / "model")
     packed, plain = pack(source, tmp_path, kind)
+    assert worst(plain, generated(packed, HALF)) <= 0.05
+
+
+def test_a_checkpoint_of_auto_round_agrees_with_what_it_stands_for(
+    tmp_path: Path,
+) -> None:
+    """Catches a checkpoint that only our own packing makes."""
+    source = make_model("LlamaForCausalLM", tmp_path / "model")
+    packed, plain = quantized(source, tmp_path)
     assert worst(plain, generated(packed, HALF)) <= 0.05
 
 

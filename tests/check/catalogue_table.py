@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the table of docs/check.md: the catalogue on each release of the kernels.
 
-    python -m tests.check.catalogue_table [VERSION ...]
+    python -m tests.check.catalogue_table [--ops PATTERN] [VERSION ...]
 
 downloads each release, runs ``vllm-xpu-fp8 check`` with it on a virtual Intel GPU, and
-keeps the report in ``.check/VERSION``, from which the table is made. Releases that are
-not named are taken from there.
+puts what each op did into the table. Other releases and ops stay as they are in it.
 """
 
 import argparse
@@ -38,8 +37,8 @@ def package(release: str) -> Path:
     return folder
 
 
-def run(release: str) -> None:
-    """Run the catalogue with a release."""
+def run(release: str, ops: str) -> dict[str, str]:
+    """Run the catalogue with a release, and return op -> cell."""
     environ = {
         **os.environ,
         "PYTHONPATH": str(package(release)),
@@ -47,15 +46,15 @@ def run(release: str) -> None:
         "OMP_NUM_THREADS": "1",
     }
     command = [str(Path(sys.executable).parent / "vllm-xpu-fp8"), "check"]
-    output = ["--output", str(FOLDER / release)]
+    output = ["--output", str(FOLDER / release), "--ops", ops]
     done = subprocess.run([*command, *output], env=environ, check=False)
     assert done.returncode in (0, 1), done.returncode
+    report = json.loads((FOLDER / release / "report.json").read_text())
+    return {op["op"]: cell(op) for op in report["ops"]}
 
 
-def cell(op: dict[str, Any] | None) -> str:
+def cell(op: dict[str, Any]) -> str:
     """Return what a release's op did."""
-    if op is None:
-        return ""
     if op["faults"]:
         return "**" + ", ".join(dict.fromkeys(f["kind"] for f in op["faults"])) + "**"
     if not op["made"]:
@@ -64,38 +63,37 @@ def cell(op: dict[str, Any] | None) -> str:
     return f"{op['ulps']:.2g}{mark}"
 
 
-def table(reports: dict[str, dict[str, Any]]) -> str:
-    """Return the table: an op a row, a release a column."""
-    by_release = {v: {op["op"]: op for op in r["ops"]} for v, r in reports.items()}
-    names = sorted({n for ops in by_release.values() for n in ops})
-    lines = [
-        "| op | " + " | ".join(by_release) + " |",
-        "|---" * (len(by_release) + 1) + "|",
-    ]
-    for name in names:
-        cells = [cell(ops.get(name)) for ops in by_release.values()]
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    counts = [f"{r['calls']}" for r in reports.values()]
-    lines.append("| calls | " + " | ".join(counts) + " |")
-    return "\n".join(lines) + "\n"
+def rows(text: str) -> dict[str, list[str]]:
+    """Return op -> its cells, of the table in the page."""
+    marked = _MARKED.search(text)
+    assert marked
+    found = {}
+    for line in marked[0].splitlines():
+        name, *cells = (x.strip() for x in line.strip("|").split(" |"))
+        if name.startswith("`"):
+            found[name.strip("`")] = cells
+    return found
 
 
 def main() -> None:
     """Run the releases that are named, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("releases", nargs="*", metavar="VERSION")
-    for release in parser.parse_args().releases:
-        run(release)
-    reports = {
-        release: json.loads(path.read_text())
-        for release in RELEASES
-        if (path := FOLDER / release / "report.json").exists()
-    }
-    text = _MARKED.sub(
-        lambda m: m[1] + table(reports) + m[2],
-        DOCS.read_text(),
-    )
-    DOCS.write_text(text)
+    parser.add_argument("releases", nargs="*", metavar="VERSION", choices=[*RELEASES])
+    parser.add_argument("--ops", default="*", metavar="PATTERN")
+    options = parser.parse_args()
+    for release in options.releases:
+        cells = run(release, options.ops)
+        text = DOCS.read_text()
+        table = rows(text)
+        for op, said in cells.items():
+            table.setdefault(op, [""] * len(RELEASES))[RELEASES.index(release)] = said
+        lines = [
+            "| op | " + " | ".join(RELEASES) + " |",
+            "|---" * (len(RELEASES) + 1) + "|",
+            *(f"| `{op}` | " + " | ".join(table[op]) + " |" for op in sorted(table)),
+        ]
+        made = "\n".join(lines) + "\n"
+        DOCS.write_text(_MARKED.sub(lambda m, made=made: m[1] + made + m[2], text))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as it is printed; what it rests on is in test_judge."""
+"""The report as it is printed; what it rests on is in test_verdict."""
 
 import copy
 import io

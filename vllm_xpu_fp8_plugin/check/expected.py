@@ -33,7 +33,8 @@ class Expected:
         written: Which elements are to be written, None for all. The others are to
             stay as they were.
         alternative: What the output may hold as well.
-        is_set: Whether the order in a row is not promised.
+        sets: Of what has to be equal, a number for each element: those with the same
+            one may be in any order.
 
     """
 
@@ -44,7 +45,7 @@ class Expected:
     relative: float = FLOAT32
     written: Tensor | None = None
     alternative: Tensor | None = None
-    is_set: bool = False
+    sets: Tensor | None = None
 
     @property
     def is_exact(self) -> bool:
@@ -84,8 +85,8 @@ def compare(got: Tensor, expected: Expected, before: Tensor) -> Comparison:
     if expected.is_exact:
         off = bits(got) if got.is_floating_point() else got
         exact = expected.values
-        if expected.is_set:
-            off, exact = off.sort(-1).values, exact.sort(-1).values
+        if expected.sets is not None:
+            off, exact = (_in_order(x, expected.sets) for x in (off, exact))
         wrong = off != exact
         if expected.alternative is not None:
             wrong &= off != expected.alternative
@@ -99,6 +100,13 @@ def compare(got: Tensor, expected: Expected, before: Tensor) -> Comparison:
     if changed is not None and expected.written is not None:
         wrong = wrong.where(expected.written, changed)
     return Comparison(wrong, ulps, relative)
+
+
+def _in_order(values: Tensor, sets: Tensor) -> Tensor:
+    """Return the values with those of each set sorted, by set."""
+    by_value = values.flatten().argsort(stable=True)
+    by_set = sets.flatten()[by_value].argsort(stable=True)
+    return values.flatten()[by_value[by_set]].view(values.shape)
 
 
 def stored(tensor: Tensor, expected: Expected) -> Tensor:

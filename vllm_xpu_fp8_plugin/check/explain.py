@@ -33,7 +33,7 @@ def explained(
             other = spec.oracle(**{**call.arguments, **changes})[name]
             if _fits(got, other, wanted[name], wrong):
                 return f"{words}: {where}"
-        except (RuntimeError, IndexError, ValueError, TypeError, KeyError):
+        except (RuntimeError, LookupError, ValueError, TypeError, ArithmeticError):
             # The changed arguments do not fit each other.
             continue
     for words, other in _moved(wanted[name]):
@@ -128,6 +128,8 @@ def _of_tensor(name: str, value: Tensor) -> Iterator[Change]:
         yield f"ignores {name}", {name: torch.zeros_like(value)}
         yield f"adds {name} twice", {name: value.double() * 2}
         yield from _of_channels(name, value)
+    elif name.startswith("offsets"):
+        yield f"ignores {name}", {name: None}
     elif name in ("residual", "softmax_sink"):
         nothing = None if name == "softmax_sink" else torch.zeros_like(value)
         yield f"ignores {name}", {name: nothing}

@@ -37,6 +37,9 @@ _SUBJECTS = (
     "gdn_rule",
     "sampling",
     "moe",
+    "moe_align",
+    "deepseek",
+    "exponential",
     "lora",
 )
 

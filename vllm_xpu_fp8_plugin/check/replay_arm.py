@@ -22,8 +22,9 @@ from vllm_xpu_fp8_plugin.check.replay import replay
 from vllm_xpu_fp8_plugin.verify import child
 from vllm_xpu_fp8_plugin.verify.child import CannotRunError, Progress, Result
 
-# The first call of a kernel may compile it.
-_SECONDS_A_CALL = 300
+# The first call of a kernel may compile it: of grouped products half a minute on two
+# cores, and more where others compute.
+_SECONDS_A_CALL = 900
 
 
 def measure(request: Result, progress: Progress) -> Result:

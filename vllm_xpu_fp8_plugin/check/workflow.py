@@ -83,7 +83,7 @@ def _replayed(
         except arm.ArmError as e:
             results = _read(lines)
             last = max(results, default=-1)
-            how = _how_it_ended(str(e))
+            how = _how_it_ended(str(e), options.output / f"{REPLAY}.log")
             if not how or last < request["start"] or "verdicts" in results[last]:
                 # It did not end in a call.
                 raise
@@ -95,8 +95,9 @@ def _replayed(
             request.update(start=last + 1, crashed=fault["words"])
 
 
-def _how_it_ended(message: str) -> str:
-    if "Timeout" in message:
+def _how_it_ended(message: str, log: Path) -> str:
+    # Its line is followed by what each thread was doing.
+    if "\nTimeout (" in "\n" + log.read_text(errors="replace"):
         return "does not end: the process was stopped"
     head = message.splitlines()[0]
     number = head.partition("by signal ")[2].partition(".")[0]

@@ -3,7 +3,7 @@
 
 ``installed``: the installed one's folder, version, libraries and ops' schemas.
 ``files``: one to look into, installed or a wheel. ``compiled_attention``: which
-attention kernels a library holds, ``coverage``: what that means for a call.
+attention kernels a library holds, ``coverage``: which calls of it have none.
 ``python_layer``: what its Python does with a descale and with ``out``. ``gaps``: what
 its kernels take and leave out.
 """

@@ -3,5 +3,5 @@
 
 `inputs` reads the data, `arm` runs an engine in a process of its own (`vllm_arm`,
 `transformers_arm`, both on `child`), `pooling` and `generation` measure, `thresholds`
-says what is allowed and why, `judge` decides, `report` writes it down.
+says what is allowed and why, `verdict` decides, `display` shows it.
 """

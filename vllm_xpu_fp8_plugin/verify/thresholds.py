@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What FP8 may change, and why: the one place for every limit.
+"""What FP8 may change, and why: limits of all kinds of work, and where others are.
 
 An e4m3 number has three mantissa bits, so rounding a weight to it is off by up to
 2**-4 of its size, 2.6 % root-mean-square. Such errors are independent and average

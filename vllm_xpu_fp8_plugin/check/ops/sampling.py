@@ -135,4 +135,5 @@ def _largest(
     for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
         found = logits[row, start:end].topk(min(count, end - start)).indices
         exact[row, : len(found)] = found.int()
-    return {"indices": Expected(exact, is_set=True)}
+    rows = torch.arange(len(exact))[:, None].expand(exact.shape)
+    return {"indices": Expected(exact, sets=rows)}
