@@ -42,6 +42,18 @@ def test_a_script_and_what_it_starts_see_xpus(tmp_path: Path) -> None:
     assert "CHILD 2" in done.stdout
 
 
+def test_a_program_may_look_for_torch_before_it_imports_it() -> None:
+    """Catches a device that is lost where vLLM or transformers come before torch."""
+    script = (
+        "import importlib.util\n"
+        "assert importlib.util.find_spec('torch').origin.endswith('__init__.py')\n"
+        "import torch\n"
+        "print('HERE', torch.xpu.device_count())\n"
+    )
+    done = run("--", "python", "-c", script)
+    assert done.stdout.strip() == "HERE 2", done.stderr
+
+
 def test_pytest_runs_on_a_device_of_the_tests_own(tmp_path: Path) -> None:
     """Catches a test suite for Intel GPUs that needs a change to run here.
 
