@@ -6,7 +6,7 @@ VLLM := 0.32.0
 # The last release whose Python layer refuses a query descale.
 KERNELS := 0.1.14.1
 
-.PHONY: rerank test models lint docs reference dist audit ends newest matrix kernel-tests mutants clean
+.PHONY: rerank test models lint docs reference dist audit ends newest matrix kernel-tests mutants soak clean
 
 rerank: .venv/ready
 	@$(BIN)/python examples/rerank.py
@@ -64,6 +64,10 @@ kernel-tests: .venv/ready
 mutants: .venv/ready
 	$(BIN)/python -m pip install --quiet cosmic-ray
 	$(BIN)/python -m tests.mutants $(MODULE)
+
+# A server under load, with clients and with bad input; 25 minutes.
+soak: .venv/ready
+	$(BIN)/python -m tests.serving
 
 .venv/ready: pyproject.toml Makefile setup_env.sh
 	PYTHON=$(PYTHON) TORCH=$(TORCH) VLLM=$(VLLM) KERNELS=$(KERNELS) ./setup_env.sh

@@ -3,13 +3,9 @@
 
 import asyncio
 import json
-import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
@@ -17,15 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.serving.server import ROOT, environment, serve
 from tests.stranger import Stranger
-
-ROOT = Path(__file__).parent.parent
-BIN = Path(sys.executable).parent
-
-
-def environment() -> dict[str, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM")}
-    return {**env, "PATH": f"{BIN}:{env['PATH']}", "COLUMNS": "80"}
 
 
 def rerank(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -135,38 +124,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     In a stranger's folder: it fails where a module of that runs.
     """
-    stranger = Stranger(tmp_path_factory.mktemp("server") / "stranger")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    process = subprocess.Popen(
-        [ROOT / "examples/serve.sh", "--host", "127.0.0.1", "--port", str(port)],
-        cwd=stranger.folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            assert process.poll() is None, process.communicate()[0][-4000:]
-            try:
-                if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(1)
-        else:
-            pytest.fail("the server was not up after four minutes")
-        yield url
+    folder = tmp_path_factory.mktemp("server")
+    stranger = Stranger(folder / "stranger")
+    example = str(ROOT / "examples" / "serve.sh")
+    with serve(example, log=folder / "log", cwd=stranger.folder) as running:
+        yield running.url
         assert stranger.has_run() == []
-    finally:
-        os.killpg(process.pid, signal.SIGINT)
-        try:
-            process.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow

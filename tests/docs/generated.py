@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.matrix import results
+from tests.serving import report
 from vllm_xpu_fp8_plugin import cli, envs
 from vllm_xpu_fp8_plugin.kernel_package import installed
 
@@ -99,6 +100,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("ops.md", "ops"): ops,
     ("compatibility.md", "works"): works,
     ("compatibility.md", "matrix"): lambda: results.docs_table(results.load()),
+    ("serving.md", "soak"): lambda: report.table(report.load()),
 }
 
 

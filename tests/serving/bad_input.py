@@ -18,7 +18,7 @@ TEXTS = {
     "spaces": "  \t\n",
     "nul": "a\0b",
     "lone surrogate": "a\ud800b",
-    "right to left": "שלום \u202eعالم\u202c",
+    "right to left": "שלום \u202eعالم\u202c",  # noqa: RUF001
     "emoji": "👩‍👩‍👧‍👦🏳️‍🌈" * 20,
     "unknown tokens": "\ue000\ue001 \ue002" * 20,
     "combining marks": "e" + "\u0301" * 300,

