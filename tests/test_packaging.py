@@ -164,7 +164,8 @@ def test_version_is_kept_once() -> None:
         r"^## (\S+) - \d{4}-\d\d-\d\d$", changelog, re.MULTILINE
     )
     assert newest == __version__
-    assert len(earlier) == len(re.findall(r"^## ", changelog, re.MULTILINE)) - 1
+    released = re.findall(r"^## (?!Unreleased$)", changelog, re.MULTILINE)
+    assert len(earlier) == len(released) - 1
     kinds = set(re.findall(r"^### (.*)$", changelog, re.MULTILINE))
     assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
     assert not (ROOT / "setup.py").exists()
