@@ -14,7 +14,7 @@ from vllm.v1.attention.backends.registry import (
 )
 from vllm.v1.attention.selector import AttentionSelectorConfig
 
-from vllm_xpu_fp8_plugin import attention, compat, envs, platform
+from vllm_xpu_fp8_plugin import attention, compat, envs, platform, ray_workers
 from vllm_xpu_fp8_plugin.check import guard
 from vllm_xpu_fp8_plugin.platform import BACKEND_PATH, XPUFp8Platform
 
@@ -178,8 +178,9 @@ def test_a_config_is_adjusted_after_upstreams(monkeypatch: pytest.MonkeyPatch) -
         classmethod(lambda cls, given: calls.append((cls, given))),
     )
     monkeypatch.setattr(compat, "adjust_config", lambda given: calls.append(given))
+    monkeypatch.setattr(ray_workers, "pass_on", lambda given: calls.append(given))
     XPUFp8Platform.check_and_update_config(config)
-    assert calls == [(XPUFp8Platform, config), config]
+    assert calls == [(XPUFp8Platform, config), config, config]
 
 
 def test_platform_is_an_xpu_to_vllm() -> None:

@@ -9,7 +9,7 @@ from vllm.platforms.xpu import XPUPlatform
 from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
-from vllm_xpu_fp8_plugin import compat, descales, envs
+from vllm_xpu_fp8_plugin import compat, descales, envs, ray_workers
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -91,3 +91,4 @@ class XPUFp8Platform(XPUPlatform):  # type: ignore[misc]
         from vllm_xpu_fp8_plugin import attention  # noqa: F401, checks the installation
 
         compat.adjust_config(vllm_config)
+        ray_workers.pass_on(vllm_config)
