@@ -75,6 +75,23 @@ def test_what_is_wrong_is_said_and_no_device_is_there(
     assert "DEVICES 0 No virtual XPU" in out
 
 
+def test_a_disk_that_fills_up_is_said_and_is_not_the_compilers_fault(
+    tmp_path: Path,
+) -> None:
+    """Catches advice to install another compiler where the disk is full."""
+    compiler = tmp_path / "g++"
+    compiler.write_text(
+        "#!/bin/sh\necho 'int f() {return 1;}' | g++ -x c++ -c - -o /dev/full\n"
+    )
+    compiler.chmod(0o755)
+    out = run(CXX=str(compiler), VLLM_XPU_FP8_CACHE=str(tmp_path / "cache"))
+    assert "No space left on device" in out
+    assert "Set VLLM_XPU_FP8_CACHE to a folder that can" in out
+    assert "C++20" not in out
+    (left,) = (tmp_path / "cache" / "device").iterdir()
+    assert left.suffix == ".lock"
+
+
 def test_a_real_gpu_is_not_taken_the_place_of() -> None:
     """Catches a virtual device on a host whose torch sees Intel GPUs."""
     out = run(

@@ -5,6 +5,7 @@ They stand in for `libc10_xpu.so`, `libtorch_xpu.so` and Level Zero's loader, wh
 torch for the CPU has not, and bring torch's XPU device (``csrc``).
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -220,6 +221,9 @@ def _link(
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
+        if os.strerror(errno.ENOSPC) in done.stderr:
+            # `libraries` says what to do.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         lines = done.stderr.strip().splitlines()
         errors = [line for line in lines if "error" in line] or lines
         raise VirtualXPUError(
