@@ -6,18 +6,24 @@ VLLM := 0.32.0
 # The last release whose Python layer refuses a query descale.
 KERNELS := 0.1.14.1
 
-.PHONY: rerank test models lint docs reference dist audit ends newest matrix kernel-tests mutants soak clean
+.PHONY: rerank test models soak lint docs reference dist audit ends newest matrix kernel-tests mutants clean
 
 rerank: .venv/ready
 	@$(BIN)/python examples/rerank.py
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not alone and not models"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not alone and not models and not soak"
 	$(BIN)/python -m pytest -q -m alone
 
 # Architectures and formats beyond those of `make test`, an engine each.
 models: .venv/ready
 	$(BIN)/python -m pytest -q -m models
+
+# A server under load, with clients and with bad input; then servers that break, of many
+# processes and of two hosts.
+soak: .venv/ready
+	$(BIN)/python -m tests.serving
+	$(BIN)/python -m pytest -q -m soak
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -64,10 +70,6 @@ kernel-tests: .venv/ready
 mutants: .venv/ready
 	$(BIN)/python -m pip install --quiet cosmic-ray
 	$(BIN)/python -m tests.mutants $(MODULE)
-
-# A server under load, with clients and with bad input; 25 minutes.
-soak: .venv/ready
-	$(BIN)/python -m tests.serving
 
 .venv/ready: pyproject.toml Makefile setup_env.sh
 	PYTHON=$(PYTHON) TORCH=$(TORCH) VLLM=$(VLLM) KERNELS=$(KERNELS) ./setup_env.sh

@@ -22,6 +22,23 @@ RUN_BY = {
     "--runner pooling --tensor-parallel-size 2": (
         "parallel::test_two_workers_give_the_scores_of_one"
     ),
+    "VLLM_XPU_FP8_PLUGIN=1 vllm serve BAAI/bge-reranker-large --quantization fp8 "
+    "--runner pooling --data-parallel-size 2": (
+        "serving/processes::test_every_process_has_the_plugin"
+    ),
+    **dict.fromkeys(
+        (
+            "ray start --head --port 6379 --num-gpus 1",
+            "ray start --address HEAD:6379 --num-gpus 1",
+            "VLLM_XPU_FP8_PLUGIN=1 vllm serve BAAI/bge-reranker-large --quantization "
+            "fp8 --runner pooling --distributed-executor-backend ray "
+            "--tensor-parallel-size 2",
+            "VLLM_XPU_FP8_PLUGIN=1 vllm serve BAAI/bge-reranker-large --quantization "
+            "fp8 --runner pooling --data-parallel-backend ray --data-parallel-size 2 "
+            "--data-parallel-size-local 1 --api-server-count 1",
+        ),
+        "serving/hosts::test_a_server_on_two_hosts_and_one_that_goes",
+    ),
     "make rerank": "examples::test_rerank_ranks_the_right_passage_first",
     "python examples/rerank.py --model BAAI/bge-reranker-large "
     '--query "What is FP8?" --documents documents.jsonl': (

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults inside of an engine's ops, at a layer, from the moment a file says so.
+
+`probe` puts them in. The file `trigger` beside its notes switches a fault on, so
+that a server comes up first.
+"""
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+
+from tests.serving.processes import Server, scores
+
+OP = "_xpu_C::fp8_gemm_w8a16"
+# Products of FP8 weights in a layer of all-MiniLM-L6-v2.
+_A_LAYER = 4
+# What a client sees of a server that goes, at once. A time-out is none of them.
+CUT_OFF = {"ConnectError", "ReadError", "RemoteProtocolError", "WriteError"}
+
+
+def put_in(kind: str, layer: str) -> None:
+    """Have the FP8 product of a layer do what it should not.
+
+    Args:
+        kind: ``raise``: an error of the driver's words. ``memory``: it asks its
+            device for more memory than that has. ``slow``: it takes 5 s.
+        layer: Number of the layer, from 0.
+
+    """
+    from vllm_xpu_fp8_plugin import reference
+    from vllm_xpu_fp8_plugin.virtual_xpu import ops
+
+    real = reference.implementations()[OP]
+    trigger = Path(os.environ["TESTS_SERVING_NOTES"]).parent / "trigger"
+    calls = 0
+
+    def faulty(A: Any, B: Any, B_scale_: Any = None, bias_: Any = None) -> Any:
+        nonlocal calls
+        if trigger.exists():
+            calls += 1
+            if calls == int(layer) * _A_LAYER + 1:
+                _do(kind)
+        return real(A, B, B_scale_, bias_)
+
+    ops.substitute(OP, faulty, "tests_serving_")
+
+
+def _do(kind: str) -> None:
+    if kind == "raise":
+        raise RuntimeError("Native API failed: UR_RESULT_ERROR_DEVICE_LOST")
+    if kind == "memory":
+        torch.empty(1 << 45, dtype=torch.uint8, device="xpu")
+    if kind == "slow":
+        time.sleep(5)
+
+
+class Load:
+    """Clients that ask a server again and again; for a ``with`` statement.
+
+    Attributes:
+        scores: Of each answer that was one.
+        failures: What each other one was: a status, or the name of an error.
+
+    """
+
+    def __init__(self, server: Server, clients: int = 8) -> None:
+        self.server = server
+        self.scores: list[list[float]] = []
+        self.failures: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(90)
+
+    def wait_for(self, answers: int, within: float = 60) -> None:
+        """Wait until so many answers have come."""
+        end = time.monotonic() + within
+        while len(self.scores) < answers:
+            assert time.monotonic() < end, (self.failures, self.server.log[-3000:])
+            time.sleep(0.05)
+
+    def _ask(self) -> None:
+        while not self._stop.is_set():
+            try:
+                response = self.server.ask(timeout=60)
+            except httpx.HTTPError as e:
+                self.failures.append(type(e).__name__)
+                if isinstance(e, httpx.ConnectError):
+                    return
+                continue
+            if response.status_code == 200:
+                self.scores.append(scores(response))
+            else:
+                self.failures.append(str(response.status_code))

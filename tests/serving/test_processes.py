@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every process of a server has the plugin and says so once.
+
+test_faults.py has two workers as processes of vLLM's own.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.serving import processes
+from tests.serving.processes import Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
+
+TENSOR = ("--tensor-parallel-size", "2")
+DATA = ("--data-parallel-size", "2")
+FORK = {"VLLM_WORKER_MULTIPROCESSING_METHOD": "fork"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "count", "names"),
+    [
+        # The one that was started, API servers, engines, and where these are two or
+        # have two devices a worker for each.
+        (TENSOR, FORK, 4, ["EngineCore", "Worker_TP0", "Worker_TP1"]),
+        (
+            DATA,
+            {},
+            7,
+            ["APIServer_0", "APIServer_1", "EngineCore_DP0", "EngineCore_DP1"],
+        ),
+        (
+            (*DATA, "--api-server-count", "1"),
+            {},
+            5,
+            ["EngineCore_DP0", "EngineCore_DP1"],
+        ),
+        (("--api-server-count", "2"), {}, 4, ["APIServer_0", "APIServer_1"]),
+        ((*TENSOR, "--distributed-executor-backend", "ray"), {}, 4, ["EngineCore"]),
+    ],
+    ids=["fork", "data", "data-one-api", "api", "ray"],
+)
+def test_every_process_has_the_plugin(
+    flags: tuple[str, ...],
+    environ: dict[str, str],
+    count: int,
+    names: list[str],
+    minilm: str,
+    tmp_path: Path,
+) -> None:
+    """Catches a process that vLLM starts with another environment or platform."""
+    with Server(minilm, tmp_path, *flags, **environ) as server:
+        scores = server.ready().scores()
+        print(f"up after {server.started:.0f} s", scores)
+        print(sorted(map(processes.name, server.family())))
+        print(
+            [(n["process"], n["start"], n["parent"], n["pid"]) for n in server.notes()]
+        )
+        for name in names:
+            assert server.named(name), name
+        # Each engine and each API server gets some of these.
+        for _ in range(8):
+            again = server.scores()
+            assert again == pytest.approx(scores, abs=processes.TOLERANCE)
+        coordinators = len(server.named("DPCoordinator"))
+        processes.assert_active_in_each(server, count, coordinators)
+        if two_engines := server.named("EngineCore_DP"):
+            # The other goes with it, and so do those that would ask it.
+            two_engines[1].kill()
+        else:
+            server.terminate()
+        print(f"ended after {server.end(60):.1f} s", server.process.returncode)
