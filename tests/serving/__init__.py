@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm serve` on the virtual GPU: load, clients, bad input, faults, many processes, hosts."""
+"""`vllm serve` on the virtual GPU: load, clients, bad input, faults, many processes."""
