@@ -112,16 +112,18 @@ async def send(
     """
     waiting = iter(enumerate(requests))
 
+    async def ask(client: httpx.AsyncClient, request: Request) -> list[float] | str:
+        try:
+            response = await client.post(request.path, json=request.body)
+            if response.status_code != 200:
+                return f"{response.status_code} {response.text[:200]}"
+            return numbers(response.json())
+        except (httpx.HTTPError, ValueError, LookupError) as e:
+            return f"{type(e).__name__} {e}"
+
     async def work(client: httpx.AsyncClient) -> None:
         for index, request in waiting:
-            try:
-                response = await client.post(request.path, json=request.body)
-                if response.status_code != 200:
-                    done(index, f"{response.status_code} {response.text[:200]}")
-                    continue
-                done(index, numbers(response.json()))
-            except (httpx.HTTPError, ValueError, LookupError) as e:
-                done(index, f"{type(e).__name__} {e}")
+            done(index, await ask(client, request))
 
     async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT) as client:
         await asyncio.gather(*(work(client) for _ in range(at_a_time)))
