@@ -78,6 +78,7 @@ def unfinished(server: Server) -> float:
     return sum(float(line.split()[-1]) for line in lines)
 
 
+@pytest.mark.soak
 def test_clients_that_leave_and_a_sigterm_under_load(start: Start) -> None:
     """Catches requests that stay in the engine, and a server that does not go.
 
