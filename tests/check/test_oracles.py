@@ -41,6 +41,15 @@ def test_tokens_are_laid_out_by_expert() -> None:
     assert compare(other, found["sorted_token_ids"], other).wrong.any()
 
 
+def test_a_token_of_no_expert_is_laid_out_nowhere() -> None:
+    """Catches an id beyond the experts that becomes the first expert's."""
+    ids, local = torch.tensor([[0], [9], [-1]]).int(), torch.arange(4).int()
+    empty = [torch.empty(n).int() for n in (4, 2, 1)]
+    found = moe_align_block_size(ids, 4, 2, *empty, local)
+    assert found["sorted_token_ids"].values.tolist() == [0, 3, 3, 3]
+    assert found["num_tokens_post_pad"].values.tolist() == [2]
+
+
 def test_rows_go_to_their_experts() -> None:
     """Catches a row of another token, and a token of another device that has one."""
     ids = torch.tensor([[1, 3], [0, 1]])
