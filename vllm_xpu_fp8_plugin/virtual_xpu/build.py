@@ -160,7 +160,7 @@ def _compile_into(
 
     print(
         "Compiling the virtual XPU's device libraries, once for this torch "
-        "(about 30 s).",
+        "(half a minute to three).",
         file=sys.stderr,
         flush=True,
     )
