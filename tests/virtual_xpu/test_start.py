@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A virtual XPU comes up whole, or not at all and says why: one process each."""
 
-import os
 import shlex
 import subprocess
 import sys
@@ -13,30 +12,8 @@ import psutil
 import pytest
 
 from tests.doctor.packages import kernel_wheel
+from tests.virtual_xpu.processes import ENABLE, run
 from vllm_xpu_fp8_plugin.kernel_package import installed
-
-ENABLE = """
-from vllm_xpu_fp8_plugin import virtual_xpu
-try:
-    virtual_xpu.enable()
-except virtual_xpu.VirtualXPUError as e:
-    print("REFUSED", e)
-import torch
-print("DEVICES", torch.xpu.device_count(), virtual_xpu.description())
-"""
-
-
-def run(code: str = ENABLE, **environ: str) -> str:
-    """Return what a process prints, which must not fail."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_before_and_after_torch_and_twice() -> None:
@@ -60,8 +37,6 @@ print(torch.ones(2, device="xpu").sum().item(), virtual_xpu.description())
         ("VLLM_XPU_FP8_VIRTUAL_MEMORY", "12GB", "from 0 to 1024"),
         ("VLLM_XPU_FP8_VIRTUAL_GPU", "b9000", "b580"),
         ("VLLM_XPU_FP8_VIRTUAL_OPS", "fast", "reference"),
-        ("CXX", "/no/such/compiler", "apt-get install g++"),
-        ("VLLM_XPU_FP8_CACHE", "/dev/null/cache", "Set VLLM_XPU_FP8_CACHE"),
     ],
 )
 def test_what_is_wrong_is_said_and_no_device_is_there(
@@ -73,23 +48,6 @@ def test_what_is_wrong_is_said_and_no_device_is_there(
     assert message in out
     assert value in out
     assert "DEVICES 0 No virtual XPU" in out
-
-
-def test_a_disk_that_fills_up_is_said_and_is_not_the_compilers_fault(
-    tmp_path: Path,
-) -> None:
-    """Catches advice to install another compiler where the disk is full."""
-    compiler = tmp_path / "g++"
-    compiler.write_text(
-        "#!/bin/sh\necho 'int f() {return 1;}' | g++ -x c++ -c - -o /dev/full\n"
-    )
-    compiler.chmod(0o755)
-    out = run(CXX=str(compiler), VLLM_XPU_FP8_CACHE=str(tmp_path / "cache"))
-    assert "No space left on device" in out
-    assert "Set VLLM_XPU_FP8_CACHE to a folder that can" in out
-    assert "C++20" not in out
-    (left,) = (tmp_path / "cache" / "device").iterdir()
-    assert left.suffix == ".lock"
 
 
 def test_a_real_gpu_is_not_taken_the_place_of() -> None:
@@ -271,36 +229,6 @@ print(virtual_xpu.description())
     out = run(code, PYTHONPATH=str(tmp_path))
     assert "device code of _moe_C is of a form that is not known" in out
     assert "Op(runs='compiled', reason='')" in out
-
-
-def test_eight_processes_make_the_libraries_once(tmp_path: Path) -> None:
-    """Catches processes that load what another is still writing."""
-    environ = {
-        **os.environ,
-        "VLLM_XPU_FP8_CACHE": str(tmp_path),
-        "VLLM_XPU_FP8_VIRTUAL_OPS": "reference",
-    }
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", ENABLE],
-            env=environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(8)
-    ]
-    outputs = [process.communicate(timeout=300) for process in started]
-    assert all("DEVICES 2 Virtual Intel GPU" in out for out, _ in outputs), outputs
-    assert sum("Compiling" in err for _, err in outputs) == 1
-    (folder,) = [f for f in (tmp_path / "device").iterdir() if f.is_dir()]
-
-    # What is damaged goes, so that the next start makes it anew, and is said.
-    (folder / "libvirtual_xpu.so").write_bytes(b"not a library")
-    broken = run(VLLM_XPU_FP8_CACHE=str(tmp_path), VLLM_XPU_FP8_VIRTUAL_OPS="reference")
-    assert "do not load" in broken
-    assert "compiled anew at the next start" in broken
-    assert not folder.exists()
 
 
 def test_a_forked_process_is_told_to_spawn() -> None:

@@ -25,21 +25,28 @@ from vllm_xpu_fp8_plugin.virtual_xpu.errors import VirtualXPUError
 from vllm_xpu_fp8_plugin.virtual_xpu.intel import IntelRuntime, processor
 
 _SOURCES = Path(__file__).parent / "csrc"
-_DEVICE = (
-    *("memory", "allocators", "pinned", "device", "hooks", "host_memory", "generator"),
-    *("alias", "call", "results", "fallback", "few_rows", "few_rows_kernel"),
-    "mem_pool",
-)
-_XE2 = (
-    *("arithmetic", "assembly", "block2d", "dpas", "floats", "registers", "rewrite"),
-    "strip",
-)
-_SYCL = (
-    *("sycl_runtime", "architecture", "images", "spirv", "spirv_builder", "visa"),
-    "virtual_memory",
-    "work_groups",
-    *(f"xe2_{part}" for part in _XE2),
-)
+# A library's parts; the sources of one read the same headers, which cost most of the
+# time, and are compiled as one.
+_Parts = dict[str, tuple[str, ...]]
+_DEVICE: _Parts = {
+    "dispatch": ("alias", "call", "results", "fallback", "few_rows"),
+    "device": (
+        *("memory", "allocators", "pinned", "device", "hooks", "host_memory"),
+        *("generator", "mem_pool"),
+    ),
+    "few_rows_kernel": ("few_rows_kernel",),
+}
+_SYCL: _Parts = {
+    "runtime": ("sycl_runtime", "virtual_memory"),
+    "images": ("architecture", "images", "spirv", "spirv_builder", "visa"),
+    "work_groups": ("work_groups",),
+    "xe2": (
+        *("xe2_arithmetic", "xe2_assembly", "xe2_block2d", "xe2_dpas", "xe2_floats"),
+        *("xe2_registers", "xe2_rewrite", "xe2_strip"),
+    ),
+}
+_TORCH: _Parts = {"torch_xpu": ("torch_xpu",)}
+_LAYER: _Parts = {"opencl_layer": ("opencl_layer",)}
 _FLAGS = (
     "-std=c++20",
     "-O2",
@@ -50,9 +57,9 @@ _FLAGS = (
 )
 _WIDE_VECTORS = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
 _MORE_FLAGS = {
-    "sycl_runtime": ("-DC10_XPU_BUILD_MAIN_LIB",),
+    "runtime": ("-DC10_XPU_BUILD_MAIN_LIB",),
     # torch's threads; torch has loaded the library that these take.
-    "few_rows": ("-fopenmp",),
+    "dispatch": ("-fopenmp",),
     # The cache folder is one of this processor.
     "few_rows_kernel": ("-O3", "-march=native", *_WIDE_VECTORS),
 }
@@ -105,8 +112,9 @@ def forget(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sources(with_sycl: bool) -> list[str]:
-    return [*_DEVICE, *((*_SYCL, "torch_xpu", "opencl_layer") if with_sycl else ())]
+def _parts(with_sycl: bool) -> _Parts:
+    # The largest first, so that no core waits for it at the end.
+    return _SYCL | _DEVICE | _TORCH | _LAYER if with_sycl else _DEVICE
 
 
 def _compiler() -> list[str]:
@@ -119,9 +127,8 @@ def _compiler() -> list[str]:
         f"CXX={named} is not a command" if named else "No C++ compiler is installed"
     )
     raise VirtualXPUError(
-        f"{wanted}. The virtual XPU compiles "
-        f"{len(_sources(with_sycl=True))} small files once. Install one (on "
-        "Debian and Ubuntu: apt-get install g++), or set CXX to one."
+        f"{wanted}. The virtual XPU compiles its device's libraries once. Install "
+        "one (on Debian and Ubuntu: apt-get install g++), or set CXX to one."
     )
 
 
@@ -140,6 +147,7 @@ def _key(compiler: list[str], intel: IntelRuntime | None) -> str:
         str(intel.include) if intel else "",
         *compiler,
         *_FLAGS,
+        str((_DEVICE, _SYCL, _TORCH, _LAYER)),
         str(_MORE_FLAGS),
     )
     digest.update("\0".join(parts).encode())
@@ -160,7 +168,7 @@ def _compile_into(
 
     print(
         "Compiling the virtual XPU's device libraries, once for this torch "
-        "(half a minute to three).",
+        "(half a minute to two).",
         file=sys.stderr,
         flush=True,
     )
@@ -173,17 +181,19 @@ def _compile_into(
         macros.write_text("#pragma once\n#define C10_XPU_BUILD_SHARED_LIBS\n")
         torch_folder = Path(torch.__file__).parent
         flags = [*_FLAGS, f"-I{include}", f"-I{torch_folder / 'include'}"]
-        sources = _sources(intel is not None)
         if intel:
             flags.append(f"-I{intel.include}")
 
-        def compile_one(source: str) -> None:
-            more = _MORE_FLAGS.get(source, ())
-            path = str(_SOURCES / f"{source}.cpp")
-            _run([*compiler, *flags, *more, "-c", path, "-o", f"{work / source}.o"])
+        def compile_part(part: str, sources: tuple[str, ...]) -> None:
+            more = _MORE_FLAGS.get(part, ())
+            path = work / f"{part}.cpp"
+            lines = [f'#include "{_SOURCES / name}.cpp"\n' for name in sources]
+            path.write_text("".join(lines))
+            _run([*compiler, *flags, *more, "-c", str(path), "-o", f"{work / part}.o"])
 
+        parts = _parts(intel is not None)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(compile_one, sources))
+            list(pool.map(compile_part, parts, parts.values()))
         made = work / "made"
         made.mkdir()
         _link(made, work, compiler, torch_folder / "lib", intel)
@@ -198,8 +208,8 @@ def _link(
     torch_lib: Path,
     intel: IntelRuntime | None,
 ) -> None:
-    def link(name: str, sources: tuple[str, ...], *libraries: str) -> None:
-        objects = [f"{work / source}.o" for source in sources]
+    def link(name: str, parts: _Parts, *libraries: str) -> None:
+        objects = [f"{work / part}.o" for part in parts]
         # torch's and Intel's libraries are loaded before these, by path.
         options = ["-shared", f"-Wl,-soname,{name}", "-Wl,-rpath,$ORIGIN", f"-L{made}"]
         options += [f"-L{torch_lib}", *libraries]
@@ -210,9 +220,9 @@ def _link(
         return
     sycl = str(intel.library("libsycl.so.9"))
     shared = ("-lvirtual_xpu", "-lc10", sycl, "-Wl,--allow-shlib-undefined")
-    link("libvirtual_xpu_layer.so", ("opencl_layer",))
+    link("libvirtual_xpu_layer.so", _LAYER)
     link("libc10_xpu.so", _SYCL, "-lvirtual_xpu_layer", *shared, "-ldl")
-    link("libtorch_xpu.so", ("torch_xpu",), "-l:libc10_xpu.so", "-ltorch_cpu", *shared)
+    link("libtorch_xpu.so", _TORCH, "-l:libc10_xpu.so", "-ltorch_cpu", *shared)
     loader = str(made / "libze_loader.so.1")
     options = ["-shared", "-fPIC", "-Wl,-soname,libze_loader.so.1", "-o", loader]
     _run([*compiler, "-x", "c", str(_SOURCES / "level_zero.c"), *options])
