@@ -12,7 +12,8 @@ rerank: .venv/ready
 	@$(BIN)/python examples/rerank.py
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not alone and not models and not soak"
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder \
+		-m "not alone and not models and not soak"
 	$(BIN)/python -m pytest -q -m alone
 
 # Architectures and formats beyond those of `make test`, an engine each.

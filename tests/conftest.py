@@ -23,6 +23,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put modules that start engines first: at the end, one core waits for the other.
+
+    A module stays whole, since its tests share an engine.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def minilm() -> str:
     """Return the folder of a real model, all-MiniLM-L6-v2."""

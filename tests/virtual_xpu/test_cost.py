@@ -43,19 +43,26 @@ def encoder(lengths: list[int]) -> Callable[[], object]:
 @pytest.mark.alone
 def test_attention_time_follows_the_lengths_and_not_the_longest() -> None:
     """Catches padding: short sequences that cost as much as the longest."""
-    long, short = seconds(encoder([2048])), seconds(encoder([64] * 31))
-    mixed = seconds(encoder([2048, *[64] * 31]))
-    assert mixed < 1.5 * (long + short)
-    # Padded to the longest, 31 of 64 would take as long as 31 of 2048.
-    assert short < 2 * long
+
+    def holds() -> bool:
+        long, short = seconds(encoder([2048])), seconds(encoder([64] * 31))
+        mixed = seconds(encoder([2048, *[64] * 31]))
+        # Padded to the longest, 31 of 64 would take as long as 31 of 2048.
+        return mixed < 1.5 * (long + short) and short < 2 * long
+
+    assert any(holds() for _ in range(3))
 
 
 @pytest.mark.alone
 def test_attention_time_is_linear_in_the_number_of_sequences() -> None:
     """Catches one product over all sequences, masked where they differ."""
-    few, many = seconds(encoder([256] * 8)), seconds(encoder([256] * 32))
-    # One product would take 16 times as long.
-    assert many < 2 * 4 * few
+
+    def holds() -> bool:
+        few, many = seconds(encoder([256] * 8)), seconds(encoder([256] * 32))
+        # One product would take 16 times as long.
+        return many < 2 * 4 * few
+
+    assert any(holds() for _ in range(3))
 
 
 @pytest.mark.slow
