@@ -8,6 +8,7 @@ import torch
 from vllm.model_executor.model_loader import base_loader
 from vllm.v1.attention.backends import flash_attn, flash_attn_diffkv
 
+from tests.test_kernel_trial import padded
 from vllm_xpu_fp8_plugin import descales
 
 E4M3 = torch.float8_e4m3fn
@@ -78,6 +79,34 @@ def test_scales_by_head_are_refused_when_the_model_loads(
     load(layer(torch.ones(4), flash=False), None)
 
 
+def diffkv_layer(head_size: int, head_size_v: int) -> torch.nn.Module:
+    module, attention = torch.nn.Module(), torch.nn.Module()
+    kind = flash_attn_diffkv.FlashAttentionDiffKVImpl
+    attention.impl = kind.__new__(kind)
+    attention.impl.num_heads, attention.impl.num_kv_heads = 4, 2
+    attention.head_size, attention.head_size_v = head_size, head_size_v
+    attention.dtype = torch.bfloat16
+    module.attn = attention
+    return module
+
+
+def test_values_of_another_size_are_refused_when_the_model_loads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Catches DiffKV that runs once its descales are gone, with wrong tokens."""
+    monkeypatch.setattr(
+        base_loader, "process_weights_after_loading", lambda model, *rest: None
+    )
+    descales._check_models()
+    load = base_loader.process_weights_after_loading
+    load(diffkv_layer(64, 64), None)
+    with pytest.raises(NotImplementedError, match="keys of 192 and values of 128"):
+        load(diffkv_layer(192, 128), None)
+    # A kernel that computes them may run.
+    monkeypatch.setattr(flash_attn_diffkv, "flash_attn_varlen_func", padded)
+    load(diffkv_layer(192, 128), None)
+
+
 def test_what_cannot_be_changed_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a model that is not served for the sake of a guard."""
     lines: list[str] = []
@@ -85,5 +114,5 @@ def test_what_cannot_be_changed_is_logged(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delattr(base_loader, "process_weights_after_loading")
     descales.install.cache_clear()
     descales.install()
-    assert len(lines) == 1 and "Refuse a KV cache with a scale" in lines[0]
+    assert len(lines) == 1 and "Refuse what the kernel cannot take" in lines[0]
     descales.install.cache_clear()

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from vllm.platforms import current_platform
 
-from vllm_xpu_fp8_plugin import compat
-from vllm_xpu_fp8_plugin.feature_probe import computes
+from vllm_xpu_fp8_plugin import compat, kernel_trial
 from vllm_xpu_fp8_plugin.kernel_package import gaps
 
 try:
@@ -145,8 +144,7 @@ def _refuse_what_is_left_out(impl: XPUFp8AttentionImpl) -> None:
     }
     if not any(wanted.values()):
         return
-    dtype = torch.get_default_dtype()
-    if not computes(
+    if not kernel_trial.computes(
         upstream.flash_attn_varlen_func,
         num_heads=impl.num_heads,
         num_kv_heads=impl.num_kv_heads,
@@ -154,7 +152,7 @@ def _refuse_what_is_left_out(impl: XPUFp8AttentionImpl) -> None:
         window=tuple(impl.sliding_window),
         device=current_platform.device_type,
         # vLLM makes a model's layers with its dtype as the default one.
-        dtype=dtype if dtype.itemsize == 2 else torch.bfloat16,
+        dtype=kernel_trial.dtype_of(torch.get_default_dtype()),
         **wanted,
     ):
         raise NotImplementedError(

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Descales of vLLM's decoder attention that the XPU kernel cannot take.
+"""What vLLM's decoder attention hands the XPU kernel that it cannot take.
 
 A descale accompanies a tensor if and only if that tensor is quantised, and it is one
 value. DiffKV (keys and values of different size) hands over three descales whatever
 is quantised, up to vLLM 0.33; a checkpoint with a scale for each head makes the kernel
-package fail at the first request (intel/llm-scaler #532).
+package fail at the first request (intel/llm-scaler #532). Without the descale that it
+refuses, the kernel's prefill would run DiffKV, and take values for as large as keys.
 """
 
 import functools
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from vllm.logger import init_logger
 
+from vllm_xpu_fp8_plugin import kernel_trial
 from vllm_xpu_fp8_plugin.loading import after_loading
 
 logger = init_logger("vllm.xpu_fp8_plugin.descales")
@@ -21,6 +23,8 @@ logger = init_logger("vllm.xpu_fp8_plugin.descales")
 _KERNEL = "flash_attn_varlen_func"
 _TENSORS = {"q_descale": "q", "k_descale": "k", "v_descale": "v"}
 _SCALES = ("_k_scale", "_v_scale")
+# vLLM's backend that computes keys and values of different size.
+DIFFKV_COMPUTES_THEM = "TRITON_ATTN_DIFFKV"
 
 
 @functools.cache
@@ -85,17 +89,59 @@ def refuse_scales_by_head(model: torch.nn.Module) -> None:
                 )
 
 
-def _guard_diffkv() -> None:
-    """Keep descales without a quantised tensor from DiffKV's kernel."""
+def refuse_value_sizes(model: torch.nn.Module) -> None:
+    """Refuse a model whose values are not as large as keys, unless the kernel can.
+
+    Raises:
+        NotImplementedError: An attention layer of DiffKV has such values, and the
+            installed kernel, which was tried, does not compute its prefill.
+
+    """
+    # This module is imported while vLLM chooses its platform.
+    from vllm.platforms import current_platform
+
+    diffkv = _diffkv()
+    for name, layer in model.named_modules():
+        impl = getattr(layer, "impl", None)
+        if diffkv is None or not isinstance(impl, diffkv.FlashAttentionDiffKVImpl):
+            continue
+        if layer.head_size == layer.head_size_v or kernel_trial.computes_values_of(
+            getattr(diffkv, _KERNEL),
+            num_heads=impl.num_heads,
+            num_kv_heads=impl.num_kv_heads,
+            head_size=layer.head_size,
+            head_size_v=layer.head_size_v,
+            device=current_platform.device_type,
+            dtype=kernel_trial.dtype_of(getattr(layer, "dtype", torch.bfloat16)),
+        ):
+            continue
+        raise NotImplementedError(
+            f"{name} has keys of {layer.head_size} and values of {layer.head_size_v} "
+            "values a head. The installed XPU FlashAttention kernel takes both for "
+            "equal in a prefill, so that its answers are wrong. Use "
+            f"--attention-backend {DIFFKV_COMPUTES_THEM} where the model lets it be "
+            "chosen, or run it with transformers."
+        )
+
+
+def _diffkv() -> Any:
+    """Return vLLM's module of DiffKV, None where it has none."""
     try:
         from vllm.v1.attention.backends import flash_attn_diffkv
     except ModuleNotFoundError:
-        return
+        return None
+    return flash_attn_diffkv
+
+
+def _guard_diffkv() -> None:
+    """Keep descales without a quantised tensor from DiffKV's kernel."""
+    flash_attn_diffkv = _diffkv()
     kernel = getattr(flash_attn_diffkv, _KERNEL, None)
     if kernel is not None and not getattr(kernel, "drops_descales", False):
         setattr(flash_attn_diffkv, _KERNEL, accompanied(kernel))
 
 
 def _check_models() -> None:
-    """Refuse a KV cache with a scale for each head when it is loaded."""
+    """Refuse what the kernel cannot take of a model when it is loaded."""
     after_loading(refuse_scales_by_head)
+    after_loading(refuse_value_sizes)

@@ -3,7 +3,7 @@
 
 Every vllm-xpu-kernels looked at takes ALiBi slopes and a logits soft cap as
 arguments of its op and computes without them (``csrc/flash_attn/flash_api.cpp`` names
-both and passes neither on). Where a kernel can be asked, `feature_probe` asks it.
+both and passes neither on). Where a kernel can be asked, `kernel_trial` tries it.
 """
 
 # vLLM's backend that computes them in decoder layers, and in encoder layers if its

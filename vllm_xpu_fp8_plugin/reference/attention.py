@@ -54,7 +54,7 @@ def varlen_fwd(
         q: [total_q, num_heads, head_size]
         k: [total_k, num_kv_heads, head_size], or with `block_table` pages
             [num_blocks, block_size, num_kv_heads, head_size] of any strides.
-        v: As `k`, with a head size of its own.
+        v: As `k`; where each sequence has one query, with a head size of its own.
         out: [total_q, num_heads, head_size_v], written, or None to allocate.
         cu_seqlens_q: [num_seqs + 1]
         cu_seqlens_k: [num_seqs + 1], used without `block_table`.
@@ -64,7 +64,7 @@ def varlen_fwd(
         is_causal: The last query sees all keys, each one before it one less.
         window_size_left: Keys to the left that a query sees, negative for all.
         window_size_right: Keys to the right, likewise.
-        max_seqlen_q: Not needed here.
+        max_seqlen_q: 1 where each sequence has one query.
         max_seqlen_k: Not needed here.
         k_scale: One value (as a view of any shape), for FP8 keys; else ignored.
         v_scale: Likewise for values.
@@ -83,7 +83,8 @@ def varlen_fwd(
         The output, and the log-sum-exp [num_heads, total_q] or an empty tensor.
 
     Raises:
-        NotImplementedError: softcap or ALiBi is asked for.
+        NotImplementedError: softcap or ALiBi is asked for, or a prefill with values of
+            another size than keys.
         RuntimeError: What the C++ refuses (csrc/flash_attn/flash_api.cpp), or shapes
             that do not fit.
 
@@ -94,6 +95,13 @@ def varlen_fwd(
             f"(got softcap={softcap}, ALiBi: {alibi_slopes is not None}): the XPU "
             "kernel takes them and computes without them. Use "
             "--attention-backend TRITON_ATTN."
+        )
+    decodes = block_table is not None and max_seqlen_q == 1
+    if q.shape[-1] != v.shape[-1] and not decodes:
+        raise NotImplementedError(
+            f"varlen_fwd on the virtual XPU refuses keys of {q.shape[-1]} with values "
+            f"of {v.shape[-1]} in a prefill: the XPU kernel takes values for as large "
+            "as keys. Pad them, or use --attention-backend TRITON_ATTN_DIFFKV."
         )
     num_heads = q.shape[1]
     _check(q, k, v, cu_seqlens_q, cu_seqlens_k, seqused_k, block_table)
