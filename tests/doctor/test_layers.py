@@ -123,7 +123,8 @@ def kinds(layers: list[AttentionLayers]) -> Counter[tuple[Any, ...]]:
     counted: Counter[tuple[Any, ...]] = Counter()
     for kind in layers:
         window = kind.window is not None
-        key = (kind.role, *kind[2:5], window, *kind[6:])
+        assert kind.head_size_v is None
+        key = (kind.role, *kind[2:5], window, *kind[6:-1])
         counted[key] += kind.layers
     return counted
 
@@ -246,6 +247,9 @@ _KEYS = st.sampled_from(
         "d_model",
         "sliding_window_pattern",
         "model_type",
+        "v_head_dim",
+        "v_channels",
+        "qk_rope_dim",
     ]
 )
 _VALUES = st.recursive(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.doctor.packages import installed_vllm
+from vllm_xpu_fp8_plugin.doctor import vllm_sources
 from vllm_xpu_fp8_plugin.doctor.attention_layers import attention_layers
 from vllm_xpu_fp8_plugin.doctor.checks import model, weights
 from vllm_xpu_fp8_plugin.doctor.model_files import ModelFiles, TensorInfo
@@ -14,6 +15,7 @@ from vllm_xpu_fp8_plugin.doctor.report import Check, Status
 from vllm_xpu_fp8_plugin.kernel_package import compiled_attention
 from vllm_xpu_fp8_plugin.kernel_package.compiled_attention import AttentionKernel
 from vllm_xpu_fp8_plugin.kernel_package.python_layer import (
+    FORWARDED,
     REFUSED,
     WRITES_OUT,
     PythonLayer,
@@ -66,6 +68,57 @@ def test_recommended_lines() -> None:
     assert command(DECODER | softcap).endswith("--attention-backend TRITON_ATTN")
     # It does not compute it in an encoder layer.
     assert "TRITON_ATTN" not in command(ENCODER | softcap)
+
+
+PANGU = DECODER | {
+    "architectures": ["PanguProMoEV2ForCausalLM"],
+    **{"qk_nope_dim": 128, "qk_rope_dim": 64, "v_channels": 128},
+}
+MIMO = DECODER | {
+    "architectures": ["MiMoV2FlashForCausalLM"],
+    **{"head_dim": 192, "v_head_dim": 128},
+}
+
+
+@pytest.mark.parametrize(
+    ("query_descale", "without"), [(REFUSED, "refused"), (FORWARDED, "wrong result")]
+)
+def test_values_of_another_size_than_keys(query_descale: str, without: str) -> None:
+    """Catches a model called sound that the plugin refuses, or that answers wrongly."""
+    layer = PythonLayer(query_descale, WRITES_OUT)
+    checks = model.check(setup(PANGU, python_layer=layer))
+    attention = next(c for c in checks if c.name == "attention")
+    assert "head size 192, 2 heads, values of 128" in attention.finding
+    assert attention.status is Status.PROBLEM
+    assert attention.data
+    assert attention.data["without_plugin"] == without
+    assert attention.data["with_plugin"] == "refused"
+    line = checks[-1].finding
+    # In place of wrong answers the plugin has a reason.
+    assert line.startswith("VLLM_XPU_FP8_PLUGIN=1") == (without != "refused")
+    assert "--attention-backend" not in line
+
+
+def test_a_model_that_takes_another_backend_for_its_values() -> None:
+    """Catches a verdict on FLASH_ATTN for a model that runs by Triton."""
+    flash = "vllm.v1.attention.backends.flash_attn.FlashAttentionBackend"
+    checks = model.check(setup(MIMO, backends=[Backend(flash, flash, None)]))
+    for name in ("attention", "backend"):
+        (found,) = [c for c in checks if c.name == name]
+        assert "TRITON_ATTN_DIFFKV" in found.finding
+    old = model.check(setup(MIMO, vllm=None))
+    assert next(c for c in old if c.name == "attention").status is Status.PROBLEM
+
+
+def test_the_plugin_is_advised_where_vllm_loses_biases(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Catches a decoder with biases of uninitialised memory (vLLM 0.20.2)."""
+    stored = DECODER | {"quantization_config": {"quant_method": "fp8"}}
+    for version, advised in (("0.20.2", True), ("0.21.0", False), (None, False)):
+        monkeypatch.setattr(vllm_sources, "version", lambda found=version: found)
+        assert ("PLUGIN=1" in command(DECODER)) == advised
+        assert "PLUGIN=1" not in command(stored, quantization=None)
 
 
 def test_a_media_encoder_has_an_option_of_its_own() -> None:

@@ -68,6 +68,7 @@ class AttentionLayers(NamedTuple):
         softcap: Logits soft cap, None for none.
         alibi: Whether there are ALiBi slopes.
         sinks: Whether there are attention sinks.
+        head_size_v: Size of a value head where it is another one (DiffKV), else None.
 
     """
 
@@ -80,6 +81,7 @@ class AttentionLayers(NamedTuple):
     softcap: float | None = None
     alibi: bool = False
     sinks: bool = False
+    head_size_v: int | None = None
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -115,16 +117,18 @@ def attention_layers(config: dict[str, Any]) -> list[AttentionLayers]:
     inner = text_config(config)
     role = ENCODER if is_encoder(config) else DECODER
     heads = _size(inner, _HEADS)
+    head_size, head_size_v = _head_sizes(inner, heads)
     base = AttentionLayers(
         role,
         layers=0,
-        head_size=_head_size(inner, heads),
+        head_size=head_size,
         num_heads=heads,
         num_kv_heads=_kv_heads(inner, heads),
         softcap=_softcap(inner),
         alibi=_has_alibi(config, inner),
         sinks="gptoss" in architecture(config).lower()
         or inner.get("model_type") == "gpt_oss",
+        head_size_v=None if head_size_v == head_size else head_size_v,
     )
     windows = Counter(_windows(inner, _size(inner, _LAYERS)))
     if not windows:
@@ -216,6 +220,14 @@ def _head_size(
     if hidden < heads:
         raise ModelError(f"The config has {hidden} hidden values for {heads} heads.")
     return hidden // heads
+
+
+def _head_sizes(config: dict[str, Any], heads: int) -> tuple[int, int]:
+    """Return the size of a key's head and of a value's."""
+    # OpenPangu's parts of a key.
+    parts = [_optional(config, (name,)) for name in ("qk_nope_dim", "qk_rope_dim")]
+    size = sum(filter(None, parts)) or _head_size(config, heads)
+    return size, _optional(config, ("v_channels", "v_head_dim")) or size
 
 
 def _kv_heads(config: dict[str, Any], heads: int) -> int:

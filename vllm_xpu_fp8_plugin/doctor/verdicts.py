@@ -18,6 +18,9 @@ from vllm_xpu_fp8_plugin.kernel_package.python_layer import (
     WRITES_OUT,
     PythonLayer,
 )
+from vllm_xpu_fp8_plugin.kernel_package.python_layer import (
+    REFUSED as QUERY_DESCALE_REFUSED,
+)
 
 COMPILED = "compiled kernel"
 FALLBACK = "slow PyTorch fallback"
@@ -25,6 +28,7 @@ WRONG = "wrong result"
 REFUSED = "refused"
 UNKNOWN = "unknown"
 
+_DIFFKV_REMEDY = "No backend that this model takes computes it: use transformers."
 # vLLM's on an XPU, unless --block-size says otherwise.
 _PAGE_SIZE = 64
 
@@ -74,6 +78,11 @@ def judge(
         if plugin_applies:
             return Verdict(REFUSED, f"the kernel ignores {what}", remedy)
         return Verdict(WRONG, f"the kernel computes it without {what}", remedy)
+    if layers.head_size_v is not None:
+        # vLLM hands its kernel a query descale, which the plugin takes away.
+        refuses = with_plugin or python_layer.query_descale == QUERY_DESCALE_REFUSED
+        reason = "the kernel's prefill takes values for as large as keys"
+        return Verdict(REFUSED if refuses else WRONG, reason, _DIFFKV_REMEDY)
     if kernels is None or not kernels.prefill:
         return Verdict(UNKNOWN, "the names of the compiled kernels were not found")
     missing = _missing(layers, kernels)

@@ -6,6 +6,11 @@ import importlib.metadata
 import importlib.util
 from pathlib import Path
 
+from packaging.version import InvalidVersion, Version
+
+# vLLM's backends for keys and values of different size.
+DIFFKV_FLASH, DIFFKV_TRITON = "FLASH_ATTN_DIFFKV", "TRITON_ATTN_DIFFKV"
+
 
 def folder() -> Path | None:
     """Return the folder of vLLM's package, None if it is not installed."""
@@ -22,6 +27,14 @@ def version() -> str | None:
         return importlib.metadata.version("vllm")
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def loses_biases() -> bool:
+    """Return whether vLLM loses biases as it quantises, which the plugin mends."""
+    try:
+        return Version(version() or "") < Version("0.21")
+    except InvalidVersion:
+        return False
 
 
 def build(vllm: Path) -> str:
@@ -75,6 +88,18 @@ def triton_encoder_arguments(vllm: Path | None) -> frozenset[str]:
         if isinstance(node, ast.FunctionDef) and node.name == "context_attention_fwd":
             return frozenset(a.arg for a in [*node.args.args, *node.args.kwonlyargs])
     return frozenset()
+
+
+def takes_triton_diffkv(vllm: Path | None, architecture: str) -> bool:
+    """Return whether a model with values of another size than keys runs by Triton.
+
+    Such a model chooses its backend itself: OpenPangu FlashAttention's, MiMo V2
+    Triton's, if this vLLM has it, where FlashAttention is version 2, as on an XPU.
+    """
+    if vllm is None or "mimo" not in architecture.lower():
+        return False
+    path = vllm / "model_executor/models/mimo_v2.py"
+    return path.exists() and DIFFKV_TRITON in path.read_text()
 
 
 def quantises_score_head(vllm: Path) -> bool | None:

@@ -17,7 +17,7 @@ from vllm_xpu_fp8_plugin.doctor.checks import weights
 from vllm_xpu_fp8_plugin.doctor.linear_layers import checkpoint_method
 from vllm_xpu_fp8_plugin.doctor.model_setup import Backend, ModelSetup
 from vllm_xpu_fp8_plugin.doctor.report import Check, Status
-from vllm_xpu_fp8_plugin.kernel_package.gaps import COMPUTES_THEM, NOWHERE
+from vllm_xpu_fp8_plugin.kernel_package.gaps import COMPUTES_THEM
 
 _STATUS = {
     verdicts.COMPILED: Status.OK,
@@ -27,6 +27,7 @@ _STATUS = {
     verdicts.UNKNOWN: Status.NOTE,
 }
 _FLASH = "FlashAttentionBackend"
+_EXAMINED = (_FLASH, "XPUFp8AttentionBackend", vllm_sources.DIFFKV_FLASH)
 _NOT_ASKED = Backend(_FLASH, _FLASH, None)
 # vLLM's option for the backend of a kind of layers.
 _OPTIONS = {MEDIA: "--mm-encoder-attn-backend"}
@@ -88,8 +89,8 @@ def _judge(
 ) -> verdicts.Verdict:
     if path is None:
         return verdicts.Verdict(verdicts.REFUSED, error or "no backend takes it")
-    name = path.rpartition(".")[2]
-    if layers.role != MEDIA and name not in (_FLASH, "XPUFp8AttentionBackend"):
+    name = _name(layers, path, setup)
+    if layers.role != MEDIA and name not in _EXAMINED:
         return verdicts.Verdict(verdicts.UNKNOWN, f"{name}, not examined here")
     return verdicts.judge(
         layers,
@@ -100,12 +101,25 @@ def _judge(
     )
 
 
+def _name(layers: AttentionLayers, path: str, setup: ModelSetup) -> str:
+    """Return the backend that computes a kind of layers, of which vLLM chose `path`."""
+    if layers.head_size_v is None:
+        return path.rpartition(".")[2]
+    # The model chooses.
+    triton = vllm_sources.takes_triton_diffkv(
+        setup.vllm, architecture(setup.model.config)
+    )
+    return vllm_sources.DIFFKV_TRITON if triton else vllm_sources.DIFFKV_FLASH
+
+
 def describe(layers: AttentionLayers) -> str:
     """Return a kind of layers in words."""
     heads = f"{layers.num_heads} heads"
     if layers.num_kv_heads != layers.num_heads:
         heads += f" ({layers.num_kv_heads} KV)"
     details = [f"head size {layers.head_size}", heads]
+    if layers.head_size_v is not None:
+        details.append(f"values of {layers.head_size_v}")
     if layers.window is not None:
         details.append(f"window {layers.window}")
     if layers.softcap:
@@ -118,13 +132,13 @@ def describe(layers: AttentionLayers) -> str:
 def _backend(setup: ModelSetup) -> list[Check]:
     """Return the backends that vLLM takes, without and with the plugin."""
     chosen = dict.fromkeys(
-        (b.plugin if setup.plugin else b.upstream) or "none"
+        _name(kind, (b.plugin if setup.plugin else b.upstream) or "none", setup)
         for kind, b in zip(setup.layers, setup.backends, strict=False)
         if kind.role != MEDIA
     )
     if not chosen:
         return []
-    names = " and ".join(path.rpartition(".")[2] for path in chosen)
+    names = " and ".join(chosen)
     state = "on" if setup.plugin else "off"
     return [
         Check(
@@ -157,12 +171,19 @@ def _command(setup: ModelSetup, checks: list[Check]) -> Check:
         for c in checks
         if c.name == "attention"
         and (c.data or {})["with_plugin"] in bad
-        and c.remedy != NOWHERE
+        and f"-backend {COMPUTES_THEM}" in c.remedy
     }
     for option, backend in options.items():
         words += [option, backend]
     command = shlex.join(words)
-    # All that the plugin changes is encoder attention.
-    if any(kind.role == ENCODER for kind in setup.layers):
+    # In a wrong answer's place the plugin has a right one, or refuses.
+    changes = any(
+        c.name == "attention"
+        and (c.data or {})["with_plugin"] != (c.data or {})["without_plugin"]
+        for c in checks
+    )
+    if not checkpoint_method(config):
+        changes = changes or vllm_sources.loses_biases()
+    if changes or any(kind.role == ENCODER for kind in setup.layers):
         command = f"VLLM_XPU_FP8_PLUGIN=1 {command}"
     return Check("command", Status.OK, command, data={"command": command})
