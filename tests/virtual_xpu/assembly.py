@@ -93,6 +93,7 @@ def run(
     constraints: str,
     operands: Sequence[Array | int | Payload],
     result: tuple[type[np.generic], int] | None = None,
+    group: tuple[int, ...] = (LANES,),
 ) -> Array | None:
     """Run an assembly in a sub-group of 16 lanes.
 
@@ -102,12 +103,14 @@ def run(
         operands: [count, 16] the lanes' vectors (count 1: scalars), an immediate
             number, or a payload.
         result: Type and count of the result's elements a lane.
+        group: Items of the work-group that is launched, the innermost dimension first.
 
     Returns:
         [count, 16], or None.
 
     Raises:
         ValueError: The rewriting does not know it; with its words.
+        RuntimeError: OpenCL fails, or the launch is refused.
 
     """
     m = _Module()
@@ -198,7 +201,8 @@ def run(
         m.put(m.body, 62, where, value, 2, np.dtype(result[0]).itemsize)
     m.put(m.body, 253)
     m.put(m.body, 56)
-    out = _launch(rewritten(m.words()), memory or b"\0" * 8, size, surface_bytes)
+    code = rewritten(m.words())
+    out = _launch(code, memory or b"\0" * 8, size, surface_bytes, group)
     if result is None:
         return None
     return np.frombuffer(out, result[0]).reshape(LANES, result[1]).T
@@ -250,7 +254,9 @@ def _opencl() -> tuple[ctypes.CDLL, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_v
     return cl, device, ctypes.c_void_p(context), ctypes.c_void_p(queue)
 
 
-def _launch(module: bytes, source: bytes, size: int, surface: Array) -> bytes:
+def _launch(
+    module: bytes, source: bytes, size: int, surface: Array, group: tuple[int, ...]
+) -> bytes:
     cl, device, context, queue = _opencl()
     error = ctypes.c_int()
     program = ctypes.c_void_p(
@@ -286,10 +292,9 @@ def _launch(module: bytes, source: bytes, size: int, surface: Array) -> bytes:
         _check(error.value, "clCreateBuffer")
         cl.clSetKernelArg(kernel, i, ctypes.c_size_t(8), ctypes.byref(buffer))
         buffers.append(buffer)
-    lanes = ctypes.c_size_t(LANES)
+    items = (ctypes.c_size_t * len(group))(*group)
     launched = cl.clEnqueueNDRangeKernel(
-        *(queue, kernel, 1, None, ctypes.byref(lanes), ctypes.byref(lanes), 0),
-        *(None, None),
+        *(queue, kernel, len(group), None, items, items, 0), *(None, None)
     )
     _check(launched, "clEnqueueNDRangeKernel")
     for buffer, copy in zip(buffers, copies, strict=True):

@@ -189,4 +189,18 @@ VIRTUAL_XPU_API void virtual_xpu_kernels(size_t* all, size_t* known) {
   *all = g_kernels;
   *known = g_known;
 }
+
+// For tests: rewrites a module of `count` words, whose kernel is "main", and returns
+// how many words that makes, of which it writes those that there is room for. 0: `why`
+// is what is not known.
+VIRTUAL_XPU_API size_t virtual_xpu_rewritten(const uint32_t* words, size_t count,
+                                             uint32_t* out, size_t room, char* why,
+                                             size_t why_room) {
+  std::string missing;
+  auto counted = virtual_xpu::counted_innermost({words, words + count}, "main");
+  auto made = virtual_xpu::rewrite_xe2(counted, missing);
+  std::copy_n(made.begin(), std::min(room, made.size()), out);
+  std::snprintf(why, why_room, "%s", missing.c_str());
+  return made.size();
+}
 }

@@ -188,18 +188,3 @@ std::vector<uint32_t> rewrite_xe2(const std::vector<uint32_t>& words,
 }
 
 }  // namespace virtual_xpu
-
-extern "C" {
-
-// For tests: rewrites a module of `count` words and returns how many words that makes,
-// of which it writes those that there is room for. 0: `why` is what is not known.
-VIRTUAL_XPU_API size_t virtual_xpu_rewritten(const uint32_t* words, size_t count,
-                                             uint32_t* out, size_t room, char* why,
-                                             size_t why_room) {
-  std::string missing;
-  auto made = virtual_xpu::rewrite_xe2({words, words + count}, missing);
-  std::copy_n(made.begin(), std::min(room, made.size()), out);
-  std::snprintf(why, why_room, "%s", missing.c_str());
-  return made.size();
-}
-}
