@@ -19,6 +19,7 @@ ARM = {
     "fp8": {
         "layers": 24,
         "layers_fp8": 24,
+        "layers_other": 0,
         "weights": 22_000_000,
         "weights_fp8": 10_000_000,
         "caches": 0,

@@ -84,6 +84,25 @@ def test_no_fp8_layer_is_an_alarm_where_answers_differ() -> None:
     assert judge(reference, candidate)["verdict"] == "pass"
 
 
+def test_weights_in_another_format_are_not_asked_for_fp8() -> None:
+    """Catches sound int4 called unverified, and an FP8 cache that it does not have."""
+    reference = make("generate")
+    candidate = rounded(reference)
+    counts = {"layers_fp8": 0, "caches": 3, "caches_fp8": 0, "layers_other": 20}
+    candidate["fp8"] = {**candidate["fp8"], **counts}
+    report = judge(reference, candidate)
+    assert report["verdict"] == "pass"
+    assert "fp8_layers" not in [check["name"] for check in report["checks"]]
+    assert described(candidate["fp8"]) == (
+        "FP8: 0 of 24 linear layers, 20 quantised to another format, 0 of 3 KV caches"
+    )
+    candidate["kv_cache_dtype"] = "fp8"
+    assert judge(reference, candidate)["alarms"] == ["fp8_layers"]
+    candidate["fp8"]["caches_fp8"] = 3
+    report = judge(reference, candidate)
+    assert report["measures"]["fp8_layers"] == 3
+
+
 def nan_at_a_remainder(arm: Result) -> None:
     for ids, row in zip(arm["plan"]["lengths"], arm["lengths"], strict=True):
         if len(ids) % 64 == 5:

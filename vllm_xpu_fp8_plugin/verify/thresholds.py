@@ -44,7 +44,8 @@ _EVERYWHERE = (
         "fp8_layers",
         ALL,
         "layers of the candidate with FP8 weights or an FP8 KV cache",
-        "A quantisation that reached no layer verifies nothing.",
+        "A quantisation that reached no layer verifies nothing. Not asked of weights "
+        "in another format (int4, MXFP4), which are counted apart.",
         alarm=1,
     ),
     most(

@@ -89,18 +89,25 @@ def _add_changes(
     counts = candidate.get("fp8")
     if counts is None:
         return
-    values["fp8_layers"] = float(counts["layers_fp8"] + counts["caches_fp8"])
-    remarks["fp8_layers"] = described(counts)
+    fp8 = counts["layers_fp8"] + counts["caches_fp8"]
+    # A checkpoint of int4 was not asked for FP8, unless its cache was.
+    asked = str(candidate["kv_cache_dtype"]).startswith("fp8")
+    if fp8 or asked or not counts["layers_other"]:
+        values["fp8_layers"] = float(fp8)
+        remarks["fp8_layers"] = described(counts)
     if same:
         remarks["identical"] = f"nothing has changed; {described(counts)}"
 
 
 def described(counts: dict[str, int]) -> str:
-    """Say how much of a model is FP8."""
-    said = (
-        f"FP8: {counts['layers_fp8']} of {counts['layers']} linear layers, "
-        f"{_millions(counts['weights_fp8'])} of {_millions(counts['weights'])} weights"
-    )
+    """Say how much of a model is FP8, or quantised otherwise."""
+    said = f"FP8: {counts['layers_fp8']} of {counts['layers']} linear layers, "
+    if counts["layers_other"]:
+        # How many weights a packed number holds is the format's own affair.
+        said += f"{counts['layers_other']} quantised to another format"
+    else:
+        fp8, weights = (_millions(counts[x]) for x in ("weights_fp8", "weights"))
+        said += f"{fp8} of {weights} weights"
     if counts["caches"]:
         said += f", {counts['caches_fp8']} of {counts['caches']} KV caches"
     return said
