@@ -249,3 +249,21 @@ if os.fork() == 0:
 os.wait()
 """
     assert "CHILD Cannot re-initialize XPU in forked subprocess" in run(code)
+
+
+def test_triton_is_usable_and_no_gpu_is_hidden_from_ray() -> None:
+    """Catches a Ray that cannot start with the GPUs that vLLM asks it for.
+
+    Also a program that takes CUDA, where torch has it, in place of the virtual GPU.
+    """
+    code = """
+import os, torch
+os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
+from vllm_xpu_fp8_plugin import virtual_xpu
+virtual_xpu.enable()
+assert not torch.cuda.is_available() and torch.cuda.device_count() == 0
+from vllm.triton_utils import HAS_TRITON
+print("USABLE", HAS_TRITON, os.environ.get("CUDA_VISIBLE_DEVICES"))
+"""
+    assert "USABLE True None" in run(code)

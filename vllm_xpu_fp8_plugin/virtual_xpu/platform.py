@@ -4,7 +4,6 @@
 import functools
 import gc
 import importlib.util
-import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -61,10 +60,6 @@ class VirtualXPUPlatform(XPUFp8Platform):
         cache_config = vllm_config.cache_config
         if cache_config is not None and not cache_config.kv_cache_memory_bytes:
             cache_config.kv_cache_memory_bytes = _KV_CACHE_BYTES
-        if vllm_config.parallel_config.distributed_executor_backend == "ray":
-            # An XPU counts as a GPU for Ray, which offers none where the visible
-            # devices are empty. They were needed for the import of Triton only.
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
         model_config = vllm_config.model_config
         multimodal: Any = getattr(model_config, "multimodal_config", None)
         if hasattr(multimodal, "skip_mm_profiling"):

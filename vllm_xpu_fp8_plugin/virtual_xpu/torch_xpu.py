@@ -187,6 +187,9 @@ def install(device: ctypes.CDLL, props: DeviceProperties, xpu_version: str) -> N
     for name, value in functions.items():
         setattr(_C, name, value)
     torch.version.xpu = xpu_version
+    # Where torch has both, programs take CUDA first, and Triton its driver.
+    torch.cuda.is_available = lambda: False
+    torch.cuda.device_count = lambda: 0
     # They took what was missing for good when torch was imported.
     for module in ("streams", "graphs", "memory", "random", ""):
         importlib.reload(importlib.import_module(f"torch.xpu.{module}".rstrip(".")))

@@ -23,9 +23,13 @@ def use_interpreter() -> None:
     if importlib.util.find_spec("triton") is None:
         return
     os.environ["TRITON_INTERPRET"] = "1"
-    # vLLM takes Triton for usable without a GPU driver where no device is visible.
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    from triton.backends import Backend, backends
     from triton.runtime import interpreter
+
+    # vLLM takes Triton for usable where one driver is active
+    # (vllm/triton_utils/importing.py). Empty visible devices would do as well, but
+    # Ray has no GPU then, as which vLLM asks it for XPUs.
+    backends["virtual_xpu"] = Backend(compiler=None, driver=_NoDriver)
 
     _interpret_what_is_compiled(interpreter.InterpretedFunction)
     executor = interpreter.GridExecutor
@@ -41,6 +45,19 @@ def use_interpreter() -> None:
     _take_any_mask(interpreter)
     _spare_work(interpreter)
     _run_at_once(interpreter.InterpretedFunction)
+
+
+class _NoDriver:
+    """Stands for the driver of a device whose kernels are interpreted."""
+
+    def __init__(self) -> None:
+        raise RuntimeError(
+            "Triton has no driver for a virtual XPU: its kernels are interpreted."
+        )
+
+    @staticmethod
+    def is_active() -> bool:
+        return True
 
 
 def _to_host(value: Any) -> Any:
