@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serving.server import ROOT, environment, serve
+from tests.serving.programs import ROOT, environment
+from tests.serving.server import EXAMPLE, Server
 from tests.stranger import Stranger
 
 
@@ -126,9 +127,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """
     folder = tmp_path_factory.mktemp("server")
     stranger = Stranger(folder / "stranger")
-    example = str(ROOT / "examples" / "serve.sh")
-    with serve(example, log=folder / "log", cwd=stranger.folder) as running:
-        yield running.url
+    with Server(EXAMPLE, log=folder / "log", cwd=stranger.folder) as running:
+        yield running.ready().url
         assert stranger.has_run() == []
 
 

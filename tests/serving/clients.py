@@ -15,7 +15,7 @@ import openai
 
 from tests.real_models import CACHE
 from tests.serving import expected
-from tests.serving.server import ROOT, environment
+from tests.serving.programs import ROOT, environment
 from tests.serving.traffic import MODEL, difference, numbers, passages
 
 QUERY, DOCUMENTS = passages()[0]

@@ -5,29 +5,23 @@ Each has a raylet of its own, with one virtual GPU, its own working directory an
 own environment, in which nothing switches the plugin on.
 """
 
-import contextlib
-import os
 import subprocess
-import sys
 import tempfile
-import time
 import uuid
 from pathlib import Path
 
-import psutil
+from tests.serving import probe
+from tests.serving.programs import BIN, Program, environment, free_port
 
-from tests.serving import processes
-
-RAY = str(Path(sys.executable).parent / "ray")
+RAY = str(BIN / "ray")
 
 
-class Host:
-    """A raylet, and the rest of a cluster with the first; for a ``with`` statement.
+class Host(Program):
+    """A raylet, and the rest of a cluster with the first.
 
     Attributes:
-        name: "TESTS_SERVING_HOST" of its processes.
         address: Its IP address.
-        cluster: Address of the cluster, for RAY_ADDRESS.
+        variables: By which others join the cluster.
 
     """
 
@@ -35,91 +29,69 @@ class Host:
         """Start it; `wait` waits for the cluster.
 
         Args:
-            name: Of the host, in the probe's notes.
-            folder: An existing folder, whose `notes` its processes write to.
+            name: "TESTS_SERVING_HOST" of its processes, in the probe's notes.
+            folder: An existing folder, which the probe in its processes notes to.
             head: The cluster's first host, None for that itself.
 
         """
-        self.name = name
-        self.mark = uuid.uuid4().hex
         # Ray takes 127.0.0.1 for the address that others reach this machine by.
         self.address = f"127.0.0.{3 if head else 2}"
-        self._known: set[psutil.Process] = set()
-        self._folder = tempfile.TemporaryDirectory(prefix="ray-")
-        self.work = Path(self._folder.name) / "work"
-        self.work.mkdir()
+        self._hosts = 1
+        self._temporary = tempfile.TemporaryDirectory(prefix="ray-")
+        work = Path(self._temporary.name) / "work"
+        work.mkdir()
         if head:
-            self.cluster: str = head.cluster
-            where = ["--address", head.cluster]
+            self.variables: dict[str, str] = head.variables
+            where = ["--address", head.variables["RAY_ADDRESS"]]
         else:
-            port = processes.free_port()
-            self.cluster = f"{self.address}:{port}"
+            port = free_port()
+            # Ray has a token of the user's once it has made one, which joins a cluster
+            # only where all say so.
+            self.variables = {
+                "RAY_ADDRESS": f"{self.address}:{port}",
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": uuid.uuid4().hex,
+            }
             # Paths of sockets have 107 characters.
             where = ["--head", "--port", str(port), "--include-dashboard", "false"]
-            where += ["--temp-dir", self._folder.name]
-            where += ["--ray-client-server-port", str(processes.free_port())]
-        agent = str(processes.free_port())
-        env = processes.environment(
-            folder,
-            self.mark,
-            VLLM_XPU_FP8_PLUGIN="",
+            where += ["--temp-dir", self._temporary.name]
+            where += ["--ray-client-server-port", str(free_port())]
+        super().__init__(
+            *(RAY, "start", *where, "--node-ip-address", self.address),
+            *("--num-gpus", "1", "--num-cpus", "4", "--block"),
+            *("--dashboard-agent-listen-port", str(free_port())),
+            *("--object-store-memory", str(100 << 20)),
+            log=work / "log",
+            cwd=work,
             VLLM_HOST_IP=self.address,
             TESTS_SERVING_HOST=name,
+            **probe.environment(folder),
+            # Not the address, by which a head would not become one.
+            **{k: v for k, v in self.variables.items() if k != "RAY_ADDRESS"},
         )
-        self.log = self.work / "log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(RAY, "start", *where, "--node-ip-address", self.address),
-                    *("--num-gpus", "1", "--num-cpus", "4", "--block"),
-                    *("--dashboard-agent-listen-port", agent),
-                    *("--object-store-memory", str(100 << 20)),
-                ],
-                cwd=self.work,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
 
-    def __enter__(self) -> "Host":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-        self._folder.cleanup()
+    def is_up(self) -> bool:
+        """Return whether the cluster has as many hosts as are waited for."""
+        done = subprocess.run(
+            [RAY, "status"],
+            env=environment(**self.variables),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return f"/{self._hosts}.0 GPU" in done.stdout
 
     def wait(self, hosts: int, within: float = 120) -> None:
-        """Wait until the cluster has so many hosts."""
-        end = time.monotonic() + within
-        while time.monotonic() < end:
-            assert self.process.poll() is None, self.log.read_text()
-            done = subprocess.run(
-                [RAY, "status", "--address", self.cluster],
-                capture_output=True,
-                text=True,
-                timeout=60,
-            )
-            if f"/{hosts}.0 GPU" in done.stdout:
-                self.family()
-                return
-            time.sleep(1)
-        raise AssertionError(done.stdout + done.stderr + self.log.read_text())
+        """Wait until the cluster has so many hosts.
 
-    def family(self) -> set[psutil.Process]:
-        """Return all its processes that run."""
-        self._known |= processes.family(self.mark, self.process.pid)
-        return {process for process in self._known if processes.runs(process)}
+        Raises:
+            AssertionError: This one has ended, or they are not there in time.
 
-    def kill(self) -> None:
+        """
+        self._hosts = hosts
+        self.ready(within)
+
+    def stop(self) -> None:
         """End all its processes at once, as a host that loses power."""
-        for process in self.family():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        self.process.wait(30)
-
-
-def pids(host: Host) -> set[int]:
-    """Return the numbers of a host's processes."""
-    return {process.pid for process in host.family() if process.pid != os.getpid()}
+        self.kill()
+        self._temporary.cleanup()

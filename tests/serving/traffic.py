@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from tests.serving.server import ROOT
+from tests.serving.programs import ROOT
 
 MODEL = "reranker"
 # Largest difference of a number from that of the same request sent alone. Each row of a
