@@ -22,6 +22,7 @@ _LEAST = 0.9
 _SECONDS = 300.0
 
 _VERIFY = "tests/verify/test"
+_ON_SCORES = f"{_VERIFY}_verdict_on_scores.py"
 
 # Module -> the tests that must see a change of it.
 TESTS = {
@@ -30,12 +31,12 @@ TESTS = {
     "compat": ["tests/test_compat.py"],
     "platform": ["tests/test_platform.py"],
     "verify/generation": [f"{_VERIFY}_generation.py", f"{_VERIFY}_verdict.py"],
-    "verify/verdict": [f"{_VERIFY}_verdict.py"],
-    "verify/pooling": [f"{_VERIFY}_pooling.py", f"{_VERIFY}_verdict.py"],
+    "verify/verdict": [f"{_VERIFY}_verdict.py", f"{_VERIFY}_report.py"],
+    "verify/pooling": [f"{_VERIFY}_pooling.py", _ON_SCORES],
     # Of these pooling and generation have their arithmetic.
     "verify/lengths": [f"{_VERIFY}_lengths.py", f"{_VERIFY}_docs.py"],
-    "verify/rankings": [f"{_VERIFY}_rankings.py", f"{_VERIFY}_verdict.py"],
-    "verify/ranks": [f"{_VERIFY}_ranks.py"],
+    "verify/rankings": [f"{_VERIFY}_rankings.py", _ON_SCORES],
+    "verify/rank_statistics": [f"{_VERIFY}_rank_statistics.py"],
     "verify/spread": [f"{_VERIFY}_spread.py"],
 }
 

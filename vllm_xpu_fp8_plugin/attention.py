@@ -9,7 +9,7 @@ import torch
 from vllm.platforms import current_platform
 
 from vllm_xpu_fp8_plugin import compat, kernel_trial
-from vllm_xpu_fp8_plugin.kernel_package import gaps
+from vllm_xpu_fp8_plugin.kernel_package import left_out
 
 try:
     from vllm.v1.attention.backend import AttentionType
@@ -157,7 +157,7 @@ def _refuse_what_is_left_out(impl: XPUFp8AttentionImpl) -> None:
     ):
         raise NotImplementedError(
             "An encoder layer of this model has "
-            f"{' and '.join(gaps.features(**wanted))}, which the installed XPU "
+            f"{' and '.join(left_out.features(**wanted))}, which the installed XPU "
             f"FlashAttention kernel leaves out or refuses. {_remedy(**wanted)}"
         )
 
@@ -168,9 +168,9 @@ def _remedy(*, alibi: bool, softcap: bool) -> str:
 
     function = getattr(triton_attn, "context_attention_fwd", None)
     taken = set(inspect.signature(function).parameters) if function else set()
-    if gaps.arguments(alibi=alibi, softcap=softcap) <= taken:
-        return f"Use --attention-backend {gaps.COMPUTES_THEM}, which computes it."
-    return gaps.NOWHERE
+    if left_out.arguments(alibi=alibi, softcap=softcap) <= taken:
+        return f"Use --attention-backend {left_out.COMPUTES_THEM}, which computes it."
+    return left_out.NOWHERE
 
 
 class XPUFp8AttentionBackend(upstream.FlashAttentionBackend):  # type: ignore[misc]

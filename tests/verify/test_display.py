@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as it is printed; what it rests on is in test_verdict."""
+"""The report as it is printed; what it rests on is in test_verdict and test_report."""
 
 import copy
 import io
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.verify.test_verdict import make, nan_at_a_remainder, rounded
+from tests.verify.wrong_answers import make, nan_at_a_remainder, rounded
 from vllm_xpu_fp8_plugin.verify import display
 from vllm_xpu_fp8_plugin.verify.verdict import judge
 

@@ -9,7 +9,7 @@ import pytest
 from tests.verify import results
 from tests.verify.command import verify
 from tests.verify.test_command import KEYS
-from vllm_xpu_fp8_plugin.verify import thresholds
+from vllm_xpu_fp8_plugin.verify import limits
 from vllm_xpu_fp8_plugin.verify.verdict import judge
 
 PAGE = (Path(__file__).parents[2] / "docs" / "verify.md").read_text()
@@ -29,7 +29,7 @@ def test_table_of_limits_is_the_generated_one() -> None:
     """Catches a limit that was changed in the code alone."""
     match = re.search(r"<!-- limits -->\n(.*?)\n<!-- /limits -->", PAGE, re.DOTALL)
     assert match
-    assert match[1] == thresholds.markdown_table()
+    assert match[1] == limits.markdown_table()
 
 
 @pytest.mark.parametrize("task", ["score", "embed", "classify", "generate"])
@@ -37,7 +37,7 @@ def test_every_measure_is_explained(task: str) -> None:
     """Catches a number in the report that no page explains."""
     arm = results.generation() if task == "generate" else results.pooling(task)
     explained = first_cells(section("Measures without a limit"))
-    checked = {t.name for t in thresholds.for_task(task)}
+    checked = {t.name for t in limits.for_task(task)}
     assert set(judge(arm, arm)["measures"]) <= explained | checked
 
 

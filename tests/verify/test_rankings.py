@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
+from vllm_xpu_fp8_plugin.verify.rank_statistics import Array
 from vllm_xpu_fp8_plugin.verify.rankings import graded, order
-from vllm_xpu_fp8_plugin.verify.ranks import Array
 
 
 def scores(*values: float) -> Array:

@@ -10,25 +10,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.verify import results
+from tests.verify.wrong_answers import (
+    alone_otherwise,
+    another_cache,
+    empty_sweep,
+    half,
+    ignored_input,
+    make,
+    nan_at_a_remainder,
+    nothing,
+    one_gap,
+    one_score,
+    one_token,
+    one_vector_shorter,
+    others_change_a_row,
+    random_order,
+    rounded,
+    twice_as_long,
+    twice_each,
+)
 from vllm_xpu_fp8_plugin.verify.verdict import described, judge
 
 Result = dict[str, Any]
-
-
-def make(task: str) -> Result:
-    return results.generation() if task == "generate" else results.pooling(task)
-
-
-def rounded(arm: Result) -> Result:
-    """Return a sound candidate's result: the reference's, a little off."""
-    arm = copy.deepcopy(arm)
-    if "forced" in arm:
-        arm["forced"] = [[x - 0.001 for x in row] for row in arm["forced"]]
-        return arm
-    for name in ("items", "lengths", "probes", "alone"):
-        arm[name] = [[x * 1.001 for x in row] for row in arm[name]]
-    return arm
 
 
 @pytest.mark.parametrize("task", ["score", "embed", "classify", "generate"])
@@ -103,86 +106,6 @@ def test_weights_in_another_format_are_not_asked_for_fp8() -> None:
     assert report["measures"]["fp8_layers"] == 3
 
 
-def nan_at_a_remainder(arm: Result) -> None:
-    for ids, row in zip(arm["plan"]["lengths"], arm["lengths"], strict=True):
-        if len(ids) % 64 == 5:
-            if isinstance(row, dict):
-                row["logprobs"][0] = math.nan
-            else:
-                row[0] = math.nan
-
-
-def one_score(arm: Result) -> None:
-    for name in ("items", "lengths", "probes", "alone"):
-        arm[name] = [[0.3] * len(x) for x in arm[name]]
-
-
-def ignored_input(arm: Result) -> None:
-    rng = np.random.default_rng(1)
-    for name in ("items", "lengths", "probes"):
-        shape = np.shape(arm[name])
-        arm[name] = (0.2 + rng.normal(scale=1e-5, size=shape)).tolist()
-    arm["alone"] = [arm["items"][i] for i in arm["plan"]["alone"]]
-
-
-def twice_as_long(arm: Result) -> None:
-    for name in ("items", "lengths", "alone"):
-        arm[name] = [[2.1 * x for x in row] for row in arm[name]]
-
-
-def one_vector_shorter(arm: Result) -> None:
-    arm["lengths"][7] = [0.4 * x for x in arm["lengths"][7]]
-
-
-def empty_sweep(arm: Result) -> None:
-    for row in arm["lengths"]:
-        row.update(tokens=[], logprobs=[], top=[])
-
-
-def one_gap(arm: Result) -> None:
-    arm["items"][1]["logprobs"][5] -= 2
-
-
-def half(arm: Result) -> None:
-    arm["items"] = [[0.5] if i % 3 else x for i, x in enumerate(arm["items"])]
-
-
-def random_order(arm: Result) -> None:
-    arm["items"] = np.random.default_rng(1).permutation(arm["items"]).tolist()
-
-
-def others_change_a_row(arm: Result) -> None:
-    arm["alone"][0] = [-x + 0.1 for x in arm["alone"][0]]
-
-
-def change_text(arm: Result, change: Callable[[list[int]], list[int]]) -> None:
-    for row, own in zip(arm["items"], arm["own"], strict=True):
-        row["tokens"] = change(row["tokens"])
-        for values in (row["logprobs"], row["top"], own):
-            del values[len(row["tokens"]) :]
-
-
-def twice_each(arm: Result) -> None:
-    change_text(arm, lambda t: [x for x in t[: len(t) // 2] for _ in "12"])
-
-
-def one_token(arm: Result) -> None:
-    change_text(arm, lambda t: [t[0], *[0] * (len(t) - 1)])
-
-
-def nothing(arm: Result) -> None:
-    change_text(arm, lambda t: [])
-
-
-def another_cache(arm: Result) -> None:
-    for row in arm["items"]:
-        row["logprobs"] = [x - 0.4 for x in row["logprobs"]]
-
-
-def alone_otherwise(arm: Result) -> None:
-    arm["alone"][0]["tokens"][3] = 200
-
-
 @pytest.mark.parametrize(
     ("task", "fault", "alarm"),
     [
@@ -255,150 +178,6 @@ def test_what_is_not_finite_is_counted_everywhere(name: str, value: float) -> No
     json.dumps(report, allow_nan=False)
 
 
-@pytest.mark.parametrize("task", ["score", "embed", "classify"])
-def test_small_errors_drift_and_smaller_ones_pass(task: str) -> None:
-    """Catches limits that nothing fails, and limits that sound FP8 fails."""
-    reference = make(task)
-    rng = np.random.default_rng(2)
-    verdicts = []
-    for size in (0.005, 0.15):
-        candidate = copy.deepcopy(reference)
-        items = np.array(candidate["items"])
-        noise = size * rng.normal(size=items.shape)
-        # Rounding moves logits, of which probabilities are powers.
-        moved = items + noise if task == "embed" else items * np.exp(2 * noise)
-        if task == "score":
-            moved = 1 / (1 + (1 / items - 1) * np.exp(2 * noise))
-        candidate["items"] = moved.tolist()
-        candidate["alone"] = [candidate["items"][i] for i in (0, 1)]
-        verdicts.append(judge(reference, candidate)["verdict"])
-    assert verdicts == ["pass", "drift"]
-
-
-def raw_logits(arm: Result, size: float) -> Result:
-    """Return a score arm whose model puts out logits as they are."""
-    arm = copy.deepcopy(arm)
-    for name in ("items", "lengths", "probes", "alone"):
-        p = np.array(arm[name])
-        arm[name] = (size * np.log(p / (1 - p))).tolist()
-    return arm
-
-
-@pytest.mark.parametrize("size", [0.01, 1, 11])
-def test_scores_are_judged_alike_with_a_sigmoid_and_without(size: float) -> None:
-    """Catches limits made for 0 to 1, by which logits of ±11 are wrong answers."""
-    reference = make("score")
-    rng = np.random.default_rng(3)
-    for noise, said in ((0.03, "pass"), (2.0, "alarm")):
-        candidate = copy.deepcopy(reference)
-        for name in ("items", "lengths", "probes"):
-            p = np.array(candidate[name])
-            logits = np.log(p / (1 - p)) + noise * rng.normal(size=p.shape)
-            candidate[name] = (1 / (1 + np.exp(-logits))).tolist()
-        candidate["alone"] = [candidate["items"][i] for i in (0, 1)]
-        reports = [
-            judge(reference, candidate),
-            judge(raw_logits(reference, size), raw_logits(candidate, size)),
-        ]
-        assert [r["verdict"] for r in reports] == [said, said]
-        drifts = [r["measures"]["score_drift_mean"] for r in reports]
-        assert drifts[0] == pytest.approx(drifts[1], rel=1e-3)
-        assert reports[0]["unit"] == "spreads of the reference (log-odds)"
-        assert reports[1]["unit"] == "spreads of the reference (as given)"
-
-
-def tail(noise: float, lead: float = 11.0) -> tuple[Result, Result]:
-    """Return arms with two relevant documents of eight, the others at -11."""
-    reference = make("score")
-    rng = np.random.default_rng(5)
-    count = len(reference["items"])
-    scores = rng.normal(-11, 0.15, size=count)
-    for start in range(0, count, 8):
-        scores[start : start + 2] = lead, lead - 4
-    reference["items"] = scores[:, None].tolist()
-    for name in ("lengths", "probes"):
-        reference[name] = rng.normal(0, 8, size=np.shape(reference[name])).tolist()
-    candidate = copy.deepcopy(reference)
-    moved = scores + noise * rng.normal(size=count)
-    candidate["items"] = moved[:, None].tolist()
-    for arm in (reference, candidate):
-        arm["alone"] = [arm["items"][i] for i in (0, 1)]
-    return reference, candidate
-
-
-def test_swaps_among_the_irrelevant_cost_nothing() -> None:
-    """Catches rank statistics that fail a reranker for the order of its last six."""
-    reference, candidate = tail(0.3)
-    report = judge(reference, candidate)
-    assert report["verdict"] == "pass", report["checks"]
-    assert report["measures"]["spearman_mean"] < 0.8
-    assert report["measures"]["order_kept"] == 1
-    assert report["measures"]["top1_agreement"] == 1
-    assert report["measures"]["ndcg10_agreement"] > 0.999
-
-
-def test_a_clear_lead_that_is_lost_costs_what_it_was_worth() -> None:
-    """Catches an order judged by all pairs alike, in which one is lost."""
-    reference, candidate = tail(0.01)
-    items = candidate["items"]
-    items[0], items[7] = items[7], items[0]
-    report = judge(reference, candidate)
-    assert report["verdict"] != "pass"
-    failed = {c["name"] for c in report["checks"] if c["verdict"] != "pass"}
-    assert {"order_kept", "flipped_lead_max", "score_drift_max"} <= failed
-    assert report["measures"]["flipped_lead_max"] > 1
-
-
-def one_sided(candidate_value: float | None = None) -> tuple[Result, Result]:
-    """Return classes' arms where every text has one label, at 0.997 or more."""
-    reference = make("classify")
-    rng = np.random.default_rng(6)
-    shape = np.shape(reference["items"])
-    logits = rng.normal(size=shape)
-    logits[:, 3] += 9
-    e = np.exp(logits)
-    reference["items"] = (e / e.sum(axis=1, keepdims=True)).tolist()
-    candidate = rounded(reference)
-    if candidate_value is not None:
-        row = np.full(shape[1], (1 - candidate_value) / (shape[1] - 1))
-        row[3] = candidate_value
-        for name in ("items", "lengths", "probes"):
-            noise = 1 + 1e-5 * rng.normal(size=np.shape(candidate[name]))
-            candidate[name] = (row * noise).tolist()
-    for arm in (reference, candidate):
-        arm["alone"] = [arm["items"][i] for i in (0, 1)]
-    return reference, candidate
-
-
-def test_an_engine_that_ignores_its_input_is_seen_on_one_sided_data() -> None:
-    """Catches 0.95 for every text, where 0.95 is what most texts have."""
-    assert judge(*one_sided())["verdict"] == "pass"
-    report = judge(*one_sided(0.95))
-    assert "response_error" in report["alarms"]
-    assert report["measures"]["label_agreement"] == 1
-
-
-@pytest.mark.parametrize("first", [191, 257, 512])
-def test_a_label_that_is_flipped_at_long_texts_is_seen(first: int) -> None:
-    """Catches a sweep that is judged by its mean."""
-    reference = make("classify")
-    candidate = rounded(reference)
-    for ids, row in zip(
-        reference["plan"]["lengths"], candidate["lengths"], strict=True
-    ):
-        if len(ids) >= first:
-            best, worst = np.argmax(row), np.argmin(row)
-            row[best], row[worst] = row[worst], row[best]
-    report = judge(reference, candidate)
-    assert report["verdict"] == "drift"
-    checks = {c["name"]: c for c in report["checks"]}
-    assert checks["length_drift_max"]["verdict"] == "drift"
-    if first < 512:
-        assert checks["lengths_off"]["remark"] == f"at all lengths from {first} on" or (
-            first == 257 and "from 261 on" in checks["lengths_off"]["remark"]
-        )
-
-
 @pytest.mark.parametrize("first", [191, 512])
 def test_first_tokens_that_are_off_at_long_texts_are_seen(first: int) -> None:
     """Catches 5 nats at some lengths, hidden in the mean over all."""
@@ -466,67 +245,6 @@ def test_a_tie_may_fall_the_other_way_and_a_lead_may_not() -> None:
         # The batch is then another than the items alone, too.
         assert failed - {"batch_margin_max"} == (wrong if step == "lead" else set())
     assert margins == {"tie": pytest.approx(0.3), "lead": pytest.approx(5.0)}
-
-
-def test_checks_say_what_is_allowed() -> None:
-    """Catches a bound that is told the wrong way round, and limits mixed up."""
-    reference = make("score")
-    reference["plan"]["texts_cut"] = 3
-    report = judge(reference, rounded(reference))
-    checks = {c["name"]: c for c in report["checks"]}
-    order, drift = checks["order_kept"], checks["score_drift_mean"]
-    assert (order["bound"], drift["bound"]) == ("at least", "at most")
-    assert order["alarm"] < order["drift"] <= order["value"]
-    assert drift["alarm"] > drift["drift"] >= drift["value"]
-    assert report["texts_cut"] == 3
-    assert judge(make("score"), make("score"))["texts_cut"] == 0
-    assert report["items"] == 96
-    assert set(report["arms"]["candidate"]) == set(results.ARM)
-
-
-def test_a_measure_that_the_data_lacks_leaves_the_others() -> None:
-    """Catches checks that end with the first one that cannot be made."""
-    reference = make("embed")
-    for ranking in reference["plan"]["rankings"]:
-        del ranking["relevance"]
-    checked = {c["name"] for c in judge(reference, rounded(reference))["checks"]}
-    assert "ndcg10_labels_loss" not in checked
-    assert {"cosine_drift_mean", "norm_drift_max", "batch_drift_max"} <= checked
-
-
-@pytest.mark.parametrize(
-    ("task", "unit"),
-    [
-        ("score", "spreads of the reference (log-odds)"),
-        ("classify", "spreads of the reference (log-probabilities)"),
-        ("embed", "spreads of the reference's cosines, or cosine distance"),
-        ("generate", "nats"),
-    ],
-)
-def test_report_says_what_drift_is_measured_in(task: str, unit: str) -> None:
-    """Catches a number without a unit, or with another's."""
-    assert judge(make(task), make(task))["unit"] == unit
-
-
-@pytest.mark.parametrize("reference", [False, True])
-@pytest.mark.parametrize("candidate", [False, True])
-def test_speed_of_software_is_marked(reference: bool, candidate: bool) -> None:
-    """Catches the speed of an emulated arm, shown as an Intel GPU's."""
-    theirs, ours = make("score"), rounded(make("score"))
-    theirs["emulated"], ours["emulated"] = reference, candidate
-    assert judge(theirs, ours)["speed"]["emulated"] is (reference or candidate)
-
-
-@pytest.mark.parametrize(
-    ("count", "shown"),
-    [(99_999, "99999"), (100_000, "0.1 M"), (0, "0"), (7_612_345_678, "7612.3 M")],
-)
-def test_weights_are_counted_in_millions(count: int, shown: str) -> None:
-    """Catches a few weights that are rounded to none."""
-    counts = {**results.ARM["fp8"], "weights_fp8": count, "weights": count}
-    assert described(counts).endswith(f" {shown} of {shown} weights")
-    counts |= {"caches": 30, "caches_fp8": 28}
-    assert described(counts).endswith(" weights, 28 of 30 KV caches")
 
 
 def test_limits_can_be_changed() -> None:

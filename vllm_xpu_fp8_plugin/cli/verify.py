@@ -152,7 +152,7 @@ def _options(args: argparse.Namespace) -> workflow.Options:
         ValueError: Something is wrong; the message says what is allowed.
 
     """
-    from vllm_xpu_fp8_plugin.verify import thresholds
+    from vllm_xpu_fp8_plugin.verify.limits import parse_limits
 
     flags = processes.absolute(args.flags)
     for flag in flags:
@@ -166,7 +166,7 @@ def _options(args: argparse.Namespace) -> workflow.Options:
         flags += ["--quantization", quantization]
     if args.kv_cache_dtype:
         flags += ["--kv-cache-dtype", args.kv_cache_dtype]
-    limits = dict(thresholds.parse_limits(args.limit))
+    limits = dict(parse_limits(args.limit))
     data = inputs.builtin()
     if args.data:
         data, bad = inputs.read(args.data, skip_bad=args.skip_bad)

@@ -10,8 +10,8 @@ from vllm_xpu_fp8_plugin.doctor.attention_layers import (
     MEDIA,
     AttentionLayers,
 )
-from vllm_xpu_fp8_plugin.kernel_package import compiled_attention, gaps
-from vllm_xpu_fp8_plugin.kernel_package.gaps import COMPUTES_THEM
+from vllm_xpu_fp8_plugin.kernel_package import compiled_attention, left_out
+from vllm_xpu_fp8_plugin.kernel_package.left_out import COMPUTES_THEM
 from vllm_xpu_fp8_plugin.kernel_package.python_layer import (
     NO_FALLBACK,
     RETURNS_ONLY,
@@ -69,12 +69,12 @@ def judge(
     """
     plugin_applies = with_plugin and layers.role == ENCODER
     wanted = {"alibi": layers.alibi, "softcap": bool(layers.softcap)}
-    named = gaps.features(**wanted)
+    named = left_out.features(**wanted)
     if named:
         what = " and ".join(named)
         remedy = f"Add --attention-backend {COMPUTES_THEM}, which computes it."
-        if layers.role == ENCODER and not gaps.arguments(**wanted) <= triton_takes:
-            remedy = gaps.NOWHERE
+        if layers.role == ENCODER and not left_out.arguments(**wanted) <= triton_takes:
+            remedy = left_out.NOWHERE
         if plugin_applies:
             return Verdict(REFUSED, f"the kernel ignores {what}", remedy)
         return Verdict(WRONG, f"the kernel computes it without {what}", remedy)

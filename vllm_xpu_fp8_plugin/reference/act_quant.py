@@ -10,11 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from vllm_xpu_fp8_plugin.reference.checks import (
-    FP8_DTYPES,
-    require,
-    require_dtype,
-)
 from vllm_xpu_fp8_plugin.reference.fp8 import (
     dynamic_scale,
     power_of_two,
@@ -24,6 +19,11 @@ from vllm_xpu_fp8_plugin.reference.fp8 import (
     to_fp8,
 )
 from vllm_xpu_fp8_plugin.reference.int8 import quantize_int8
+from vllm_xpu_fp8_plugin.reference.refusals import (
+    FP8_DTYPES,
+    require,
+    require_dtype,
+)
 from vllm_xpu_fp8_plugin.reference.registry import op
 from vllm_xpu_fp8_plugin.reference.scale_layout import write_scales
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vllm_xpu_fp8_plugin.reference.checks import FP8_DTYPES, require_pages
 from vllm_xpu_fp8_plugin.reference.fp8 import to_float
 from vllm_xpu_fp8_plugin.reference.paged_decode import (
     attend_single_queries,
     take_pages,
 )
+from vllm_xpu_fp8_plugin.reference.refusals import FP8_DTYPES, require_pages
 from vllm_xpu_fp8_plugin.reference.registry import op
 
 

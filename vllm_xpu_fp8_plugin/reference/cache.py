@@ -12,7 +12,7 @@ from vllm_xpu_fp8_plugin.reference.cache_dtype import (
     stored_as,
     written_slots,
 )
-from vllm_xpu_fp8_plugin.reference.checks import require
+from vllm_xpu_fp8_plugin.reference.refusals import require
 from vllm_xpu_fp8_plugin.reference.registry import op
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vllm_xpu_fp8_plugin.reference.cache_dtype import as_stored, stored_as
-from vllm_xpu_fp8_plugin.reference.checks import FLOATS, require
 from vllm_xpu_fp8_plugin.reference.fp8 import from_fp8, to_fp8
+from vllm_xpu_fp8_plugin.reference.refusals import FLOATS, require
 from vllm_xpu_fp8_plugin.reference.registry import op
 
 

@@ -8,8 +8,8 @@ csrc/quantization/fp8/quant_utils.h of vllm-xpu-kernels.
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import FLOATS, FP8_DTYPES, require
 from vllm_xpu_fp8_plugin.reference.fp8 import to_fp8
+from vllm_xpu_fp8_plugin.reference.refusals import FLOATS, FP8_DTYPES, require
 
 _NAMES = {
     "auto": None,

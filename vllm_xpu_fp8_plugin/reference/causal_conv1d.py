@@ -8,8 +8,7 @@ xe_2/chunk_causal_conv1d_xe2.hpp} of vllm-xpu-kernels.
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import require
-from vllm_xpu_fp8_plugin.reference.gdn import (
+from vllm_xpu_fp8_plugin.reference.gdn_parts import (
     CHUNK,
     check_convolution,
     chunk_rows,
@@ -18,6 +17,7 @@ from vllm_xpu_fp8_plugin.reference.gdn import (
     normalized,
     split,
 )
+from vllm_xpu_fp8_plugin.reference.refusals import require
 from vllm_xpu_fp8_plugin.reference.registry import op
 
 _PAD_SLOT = -1

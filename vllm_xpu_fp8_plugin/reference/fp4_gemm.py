@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from vllm_xpu_fp8_plugin.reference import weights
-from vllm_xpu_fp8_plugin.reference.checks import require
 from vllm_xpu_fp8_plugin.reference.four_bits import from_e8m0, from_fp4
-from vllm_xpu_fp8_plugin.reference.fp8_product import Converted, product
+from vllm_xpu_fp8_plugin.reference.product import Converted, product
+from vllm_xpu_fp8_plugin.reference.refusals import require
 from vllm_xpu_fp8_plugin.reference.registry import op
 
 _GROUP = 32

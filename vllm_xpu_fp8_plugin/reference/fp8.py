@@ -10,7 +10,7 @@ import functools
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import FP8_DTYPES
+from vllm_xpu_fp8_plugin.reference.refusals import FP8_DTYPES
 
 
 def to_fp8(values: Tensor, dtype: torch.dtype) -> Tensor:

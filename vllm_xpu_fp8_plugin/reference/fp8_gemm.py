@@ -9,12 +9,12 @@ shape, which the real kernel reads past its end or as something else, is refused
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import (
+from vllm_xpu_fp8_plugin.reference.product import product, scaled_weight
+from vllm_xpu_fp8_plugin.reference.refusals import (
     FP8_DTYPES,
     require,
     require_dtype,
 )
-from vllm_xpu_fp8_plugin.reference.fp8_product import product, scaled_weight
 from vllm_xpu_fp8_plugin.reference.registry import op
 
 _HALF_DTYPES = (torch.float16, torch.bfloat16)

@@ -7,19 +7,19 @@ Contracts: csrc/quantization/fp8/fp8_quant.cpp of vllm-xpu-kernels.
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import (
-    FLOATS,
-    FP8_DTYPES,
-    as_rows,
-    require,
-    require_dtype,
-)
 from vllm_xpu_fp8_plugin.reference.fp8 import (
     dynamic_scale,
     power_of_two,
     quantize,
     row_amax,
     scaled_down,
+)
+from vllm_xpu_fp8_plugin.reference.refusals import (
+    FLOATS,
+    FP8_DTYPES,
+    as_rows,
+    require,
+    require_dtype,
 )
 from vllm_xpu_fp8_plugin.reference.registry import op
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import require
-from vllm_xpu_fp8_plugin.reference.gdn import chunk_rows, normalized
+from vllm_xpu_fp8_plugin.reference.gdn_parts import chunk_rows, normalized
+from vllm_xpu_fp8_plugin.reference.refusals import require
 from vllm_xpu_fp8_plugin.reference.registry import op
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from vllm_xpu_fp8_plugin.reference import weights
-from vllm_xpu_fp8_plugin.reference.checks import FP8_DTYPES, require, require_dtype
 from vllm_xpu_fp8_plugin.reference.four_bits import from_fp4, from_int4
 from vllm_xpu_fp8_plugin.reference.fp8 import from_fp8
+from vllm_xpu_fp8_plugin.reference.refusals import FP8_DTYPES, require, require_dtype
 from vllm_xpu_fp8_plugin.reference.registry import op
 
 _HALF_DTYPES = (torch.float16, torch.bfloat16)

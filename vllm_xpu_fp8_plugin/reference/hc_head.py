@@ -7,7 +7,7 @@ Contract: csrc/xpu/mhc/xe_2/hc_head_fused.cpp of vllm-xpu-kernels.
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import require
+from vllm_xpu_fp8_plugin.reference.refusals import require
 from vllm_xpu_fp8_plugin.reference.registry import op
 
 _HC = 4

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from vllm_xpu_fp8_plugin.reference import weights
-from vllm_xpu_fp8_plugin.reference.checks import FLOATS, require, require_dtype
 from vllm_xpu_fp8_plugin.reference.four_bits import codes
-from vllm_xpu_fp8_plugin.reference.fp8_product import Converted, product
+from vllm_xpu_fp8_plugin.reference.product import Converted, product
+from vllm_xpu_fp8_plugin.reference.refusals import FLOATS, require, require_dtype
 from vllm_xpu_fp8_plugin.reference.registry import op
 
 _HALF_DTYPES = (torch.float16, torch.bfloat16)

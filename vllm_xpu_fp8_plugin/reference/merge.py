@@ -6,7 +6,8 @@ import math
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import (
+from vllm_xpu_fp8_plugin.reference.fp8 import quantize
+from vllm_xpu_fp8_plugin.reference.refusals import (
     FLOATS,
     FP8_DTYPES,
     require,
@@ -14,7 +15,6 @@ from vllm_xpu_fp8_plugin.reference.checks import (
     require_dtype,
     require_packed,
 )
-from vllm_xpu_fp8_plugin.reference.fp8 import quantize
 from vllm_xpu_fp8_plugin.reference.registry import op
 
 _NAME = "merge_attn_states"

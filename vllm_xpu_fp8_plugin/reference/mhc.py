@@ -9,7 +9,7 @@ float32.
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import require
+from vllm_xpu_fp8_plugin.reference.refusals import require
 from vllm_xpu_fp8_plugin.reference.registry import op
 
 _HC = 4

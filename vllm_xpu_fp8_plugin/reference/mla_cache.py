@@ -15,13 +15,13 @@ from vllm_xpu_fp8_plugin.reference.cache_dtype import (
     stored_as,
     written_slots,
 )
-from vllm_xpu_fp8_plugin.reference.checks import (
+from vllm_xpu_fp8_plugin.reference.fp8 import from_fp8
+from vllm_xpu_fp8_plugin.reference.refusals import (
     FP8_DTYPES,
     require,
     require_dtype,
     require_pages,
 )
-from vllm_xpu_fp8_plugin.reference.fp8 import from_fp8
 from vllm_xpu_fp8_plugin.reference.registry import op
 
 

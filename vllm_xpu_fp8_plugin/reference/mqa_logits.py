@@ -8,8 +8,8 @@ vllm-xpu-kernels.
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import require, require_pages
 from vllm_xpu_fp8_plugin.reference.fp8 import from_fp8
+from vllm_xpu_fp8_plugin.reference.refusals import require, require_pages
 from vllm_xpu_fp8_plugin.reference.registry import op
 
 _E4M3 = torch.float8_e4m3fn

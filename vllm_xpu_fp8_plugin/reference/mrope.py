@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import require, require_all
+from vllm_xpu_fp8_plugin.reference.refusals import require, require_all
 from vllm_xpu_fp8_plugin.reference.registry import op
 from vllm_xpu_fp8_plugin.reference.rotary import heads_of, rotate, rows_at
 

@@ -9,13 +9,6 @@ norm and its product with the weight to the input's type too.)
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import (
-    FLOATS,
-    FP8_DTYPES,
-    as_rows,
-    require,
-    require_dtype,
-)
 from vllm_xpu_fp8_plugin.reference.fp8 import (
     dynamic_scale,
     power_of_two,
@@ -25,6 +18,13 @@ from vllm_xpu_fp8_plugin.reference.fp8 import (
 )
 from vllm_xpu_fp8_plugin.reference.int8 import quantize_int8
 from vllm_xpu_fp8_plugin.reference.norms import normalized
+from vllm_xpu_fp8_plugin.reference.refusals import (
+    FLOATS,
+    FP8_DTYPES,
+    as_rows,
+    require,
+    require_dtype,
+)
 from vllm_xpu_fp8_plugin.reference.registry import op
 from vllm_xpu_fp8_plugin.reference.scale_layout import require_group, write_scales
 

@@ -9,7 +9,7 @@ multiply by ``1 + weight``.
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import (
+from vllm_xpu_fp8_plugin.reference.refusals import (
     FLOATS,
     require,
     require_all,

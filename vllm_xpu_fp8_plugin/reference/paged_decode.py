@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vllm_xpu_fp8_plugin.reference.checks import FP8_DTYPES, require_pages
 from vllm_xpu_fp8_plugin.reference.fp8 import to_float
+from vllm_xpu_fp8_plugin.reference.refusals import FP8_DTYPES, require_pages
 
 # Of keys in float32 that are taken from their pages at once, as many values again.
 _BYTES_AT_ONCE = 64 << 20

@@ -4,12 +4,12 @@
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import (
+from vllm_xpu_fp8_plugin.reference.norms import normalized
+from vllm_xpu_fp8_plugin.reference.refusals import (
     require,
     require_all,
     require_packed,
 )
-from vllm_xpu_fp8_plugin.reference.norms import normalized
 from vllm_xpu_fp8_plugin.reference.registry import op
 from vllm_xpu_fp8_plugin.reference.rotary import rotate, rows_at
 

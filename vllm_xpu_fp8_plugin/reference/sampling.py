@@ -11,7 +11,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import (
+from vllm_xpu_fp8_plugin.reference.refusals import (
     FLOATS,
     require,
     require_all,

@@ -3,7 +3,7 @@
 
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import require
+from vllm_xpu_fp8_plugin.reference.refusals import require
 
 
 def require_group(name: str, group_size: int, input: Tensor) -> None:

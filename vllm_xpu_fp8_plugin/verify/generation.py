@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vllm_xpu_fp8_plugin.verify.lengths import describe_lengths, sweep
-from vllm_xpu_fp8_plugin.verify.ranks import Array, longest_run
+from vllm_xpu_fp8_plugin.verify.rank_statistics import Array, longest_run
 
 Rows = list[dict[str, Any]]
 

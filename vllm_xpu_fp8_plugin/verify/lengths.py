@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vllm_xpu_fp8_plugin.verify import plan
-from vllm_xpu_fp8_plugin.verify.ranks import Array
+from vllm_xpu_fp8_plugin.verify.rank_statistics import Array
 
 # The drift beyond which a length counts as off: spreads, cosine distance or nats.
 OFF = {plan.SCORE: 0.4, plan.CLASSIFY: 1.0, plan.EMBED: 0.02, plan.GENERATE: 1.0}

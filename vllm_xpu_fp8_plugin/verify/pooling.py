@@ -7,7 +7,7 @@ import numpy as np
 
 from vllm_xpu_fp8_plugin.verify import plan, rankings
 from vllm_xpu_fp8_plugin.verify.lengths import describe_lengths, sweep
-from vllm_xpu_fp8_plugin.verify.ranks import Array
+from vllm_xpu_fp8_plugin.verify.rank_statistics import Array
 from vllm_xpu_fp8_plugin.verify.spread import (
     AS_GIVEN,
     response_error,

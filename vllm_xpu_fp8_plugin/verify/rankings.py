@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vllm_xpu_fp8_plugin.verify.ranks import Array, dcg, ndcg, ranks, spearman
+from vllm_xpu_fp8_plugin.verify.rank_statistics import Array, dcg, ndcg, ranks, spearman
 
 # The least lead, in spreads, that rounding must not turn.
 CLEAR = 0.25

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vllm_xpu_fp8_plugin.verify.ranks import Array
+from vllm_xpu_fp8_plugin.verify.rank_statistics import Array
 
 AS_GIVEN, LOG_ODDS, LOG_PROBABILITIES = "as given", "log-odds", "log-probabilities"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from vllm_xpu_fp8_plugin import __version__
 from vllm_xpu_fp8_plugin.verify import generation, plan, pooling
+from vllm_xpu_fp8_plugin.verify.limits import for_task
 from vllm_xpu_fp8_plugin.verify.threshold import ALARM, DRIFT, PASS, Limits
-from vllm_xpu_fp8_plugin.verify.thresholds import for_task
 
 # Counted up when a field changes its meaning or goes away; new ones may come.
 SCHEMA = 2

@@ -16,10 +16,10 @@ from vllm_xpu_fp8_plugin.virtual_xpu import (
     intel,
     ops,
     torch_xpu,
-    triton,
+    triton_interpreter,
 )
 from vllm_xpu_fp8_plugin.virtual_xpu.errors import VirtualXPUError
-from vllm_xpu_fp8_plugin.virtual_xpu.profile import PROFILES, Profile
+from vllm_xpu_fp8_plugin.virtual_xpu.gpu_profiles import PROFILES, Profile
 
 logger = logging.getLogger("vllm.xpu_fp8_plugin")
 
@@ -62,7 +62,7 @@ def enable() -> None:
     folder = build.libraries(runtime)
     device, sycl = _load(folder, runtime, devices, profile, memory)
     # The kernel package's Python imports Triton, which settles then what it is.
-    triton.use_interpreter()
+    triton_interpreter.use_interpreter()
     # What can fail comes first, so that a device is there whole or not at all.
     reason = ops.install(schemas, sycl, reason)
     version = runtime.version.replace(".", "") if runtime else "0"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from vllm_xpu_fp8_plugin.virtual_xpu import mem_pool
-from vllm_xpu_fp8_plugin.virtual_xpu.profile import Profile
+from vllm_xpu_fp8_plugin.virtual_xpu.gpu_profiles import Profile
 
 DEVICE_NAME = "Virtual Intel GPU (software)"
 # Private functions of torch that stand behind `torch.accelerator`.

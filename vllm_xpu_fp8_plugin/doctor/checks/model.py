@@ -17,7 +17,7 @@ from vllm_xpu_fp8_plugin.doctor.checks import weights
 from vllm_xpu_fp8_plugin.doctor.linear_layers import checkpoint_method
 from vllm_xpu_fp8_plugin.doctor.model_setup import Backend, ModelSetup
 from vllm_xpu_fp8_plugin.doctor.report import Check, Status
-from vllm_xpu_fp8_plugin.kernel_package.gaps import COMPUTES_THEM
+from vllm_xpu_fp8_plugin.kernel_package.left_out import COMPUTES_THEM
 
 _STATUS = {
     verdicts.COMPILED: Status.OK,

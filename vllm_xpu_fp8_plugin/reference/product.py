@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import FP8_DTYPES, as_rows, require
 from vllm_xpu_fp8_plugin.reference.fp8 import from_fp8
+from vllm_xpu_fp8_plugin.reference.refusals import FP8_DTYPES, as_rows, require
 from vllm_xpu_fp8_plugin.reference.weights import linear
 
 # Rows of a matrix product that are computed at once.

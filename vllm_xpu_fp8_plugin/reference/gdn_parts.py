@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vllm_xpu_fp8_plugin.reference.checks import require
+from vllm_xpu_fp8_plugin.reference.refusals import require
 
 CHUNK = 64
 L2_EPS = 1e-6

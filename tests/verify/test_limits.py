@@ -6,7 +6,7 @@ import math
 import pytest
 
 from tests.verify import results
-from vllm_xpu_fp8_plugin.verify import thresholds
+from vllm_xpu_fp8_plugin.verify import limits
 from vllm_xpu_fp8_plugin.verify.threshold import least, most
 from vllm_xpu_fp8_plugin.verify.verdict import judge
 
@@ -16,19 +16,19 @@ def test_every_limit_of_a_task_is_measured(task: str) -> None:
     """Catches a threshold whose measure has another name and is never checked."""
     arm = results.generation() if task == "generate" else results.pooling(task)
     checked = {c["name"] for c in judge(arm, arm)["checks"]}
-    assert checked == {t.name for t in thresholds.for_task(task)}
+    assert checked == {t.name for t in limits.for_task(task)}
 
 
 def test_every_limit_has_one_entry_a_task_and_a_reason() -> None:
     """Catches a second entry that is never used."""
-    seen = [(t.name, task) for t in thresholds.THRESHOLDS for task in t.tasks]
+    seen = [(t.name, task) for t in limits.THRESHOLDS for task in t.tasks]
     assert len(seen) == len(set(seen))
-    assert all(len(t.reason) > 10 and t.meaning for t in thresholds.THRESHOLDS)
+    assert all(len(t.reason) > 10 and t.meaning for t in limits.THRESHOLDS)
 
 
 def test_a_measure_has_one_name_and_at_most_two_limits() -> None:
     """Catches an alarm that is stricter than the limit for drift."""
-    for t in thresholds.THRESHOLDS:
+    for t in limits.THRESHOLDS:
         assert (t.drift, t.alarm) != (None, None)
         if t.drift is not None and t.alarm is not None:
             assert (t.alarm < t.drift) == t.at_least
@@ -80,8 +80,10 @@ def test_a_single_limit_moves() -> None:
 def test_limits_are_read() -> None:
     """Catches a value that is cut or mixed up."""
     given = ["score_drift_max=0.5", "non_finite=2", "score_drift_max=1e-3,2"]
-    limits = thresholds.parse_limits(given)
-    assert limits == {"score_drift_max": (0.001, 2.0), "non_finite": (2.0,)}
+    assert limits.parse_limits(given) == {
+        "score_drift_max": (0.001, 2.0),
+        "non_finite": (2.0,),
+    }
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,6 @@ def test_limits_are_read() -> None:
 def test_bad_limit_is_refused(word: str) -> None:
     """Catches a misspelt measure whose limit is silently not changed."""
     with pytest.raises(ValueError, match="--limit"):
-        thresholds.parse_limits([word])
+        limits.parse_limits([word])
     with pytest.raises(ValueError, match="NaN"):
-        thresholds.parse_limits(["non_finite=nan"])
+        limits.parse_limits(["non_finite=nan"])
