@@ -8,10 +8,8 @@ from vllm_xpu_fp8_plugin.check import making
 from vllm_xpu_fp8_plugin.check.expected import Expected, compare
 from vllm_xpu_fp8_plugin.check.ops.deepseek import deepseek_inv_rope_fp8_quant
 from vllm_xpu_fp8_plugin.check.ops.exponential import philox
-from vllm_xpu_fp8_plugin.check.ops.moe_align import (
-    moe_align_block_size,
-    remap_hidden_states,
-)
+from vllm_xpu_fp8_plugin.check.ops.moe_align import moe_align_block_size
+from vllm_xpu_fp8_plugin.check.ops.moe_remap import remap_hidden_states
 
 
 def test_philox_gives_the_published_words() -> None:

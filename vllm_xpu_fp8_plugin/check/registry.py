@@ -38,7 +38,9 @@ _SUBJECTS = (
     "sampling",
     "moe",
     "moe_align",
+    "moe_remap",
     "deepseek",
+    "deepseek_cache",
     "exponential",
     "lora",
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DeepSeek's rotations, fused with norm, quantisation and the write of a cache.
+"""DeepSeek's rotations, fused with quantisation.
 
 Contracts: csrc/xpu/sycl/deepseek_*.cpp of vllm-xpu-kernels. A block's scale is the
 least power of two with which its largest value is in the range of the type.
@@ -16,20 +16,20 @@ from vllm_xpu_fp8_plugin.check.ops.rotary import angles, expected, rotated
 from vllm_xpu_fp8_plugin.check.registry import Arguments, checked
 
 _BF16, _FLOAT = torch.bfloat16, torch.float32
-_FP8_MAX, _FP4_MAX = 448.0, 6.0
-_POSITIONS = 128
+FP8_MAX, _FP4_MAX = 448.0, 6.0
+POSITIONS = 128
 # Float32 arithmetic of rotated values.
-_STEPS = 2.0**-21
+STEPS = 2.0**-21
 
 
-def _scale(values: Tensor, block: int, largest: float, least: float) -> Tensor:
+def block_scale(values: Tensor, block: int, largest: float, least: float) -> Tensor:
     """Return the scale of each block of the last dimension, float64."""
     most = values.unflatten(-1, (-1, block)).abs().amax(-1).clamp(min=least) / largest
     fraction, exponent = torch.frexp(most)
     return torch.exp2(exponent.double() - (fraction == 0.5).double())
 
 
-def _turned(
+def turned(
     heads: Tensor, positions: Tensor, cos_sin_cache: Tensor, *, back: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Rotate neighbours among the last values of each head.
@@ -47,9 +47,9 @@ def _turned(
     rope = cos_sin_cache.shape[1]
     cos, sin = cos_sin_cache[positions].chunk(2, -1)
     kept = heads[..., :-rope]
-    turned, sizes = rotated(heads[..., -rope:], cos, -sin if back else sin, False)
+    result, sizes = rotated(heads[..., -rope:], cos, -sin if back else sin, False)
     return (
-        torch.cat([kept, turned], -1),
+        torch.cat([kept, result], -1),
         torch.cat([torch.zeros_like(kept), sizes], -1),
     )
 
@@ -58,7 +58,7 @@ def _outputs() -> Iterator[Arguments]:
     for tokens, groups, heads in ((7, 2, 4), (1, 1, 1), (33, 8, 2), (0, 2, 2)):
         yield {
             "attn_output": making.normal(tokens, groups * heads, 512, dtype=_BF16),
-            "positions": making.integers(tokens, below=_POSITIONS),
+            "positions": making.integers(tokens, below=POSITIONS),
             "cos_sin_cache": angles(64, _FLOAT),
             "n_groups": groups,
             "heads_per_group": heads,
@@ -78,8 +78,8 @@ def deepseek_inv_rope_bf16(
     rope_dim: int,
 ) -> dict[str, Expected]:
     shape = (len(positions), n_groups, heads_per_group * (nope_dim + rope_dim))
-    exact, sizes = _turned(attn_output.double(), positions, cos_sin_cache, back=True)
-    return {"return": Expected(exact.view(shape), error=sizes.view(shape) * _STEPS)}
+    exact, sizes = turned(attn_output.double(), positions, cos_sin_cache, back=True)
+    return {"return": Expected(exact.view(shape), error=sizes.view(shape) * STEPS)}
 
 
 @checked("_xpu_C::deepseek_inv_rope_fp8_quant", _outputs, vary=("attn_output",))
@@ -92,8 +92,8 @@ def deepseek_inv_rope_fp8_quant(
     nope_dim: int,
     rope_dim: int,
 ) -> dict[str, Expected]:
-    exact, sizes = _turned(attn_output.double(), positions, cos_sin_cache, back=True)
-    scale = _scale(exact, 128, _FP8_MAX, 1e-10)
+    exact, sizes = turned(attn_output.double(), positions, cos_sin_cache, back=True)
+    scale = block_scale(exact, 128, FP8_MAX, 1e-10)
     each = scale.repeat_interleave(128, -1)
 
     def by_group(values: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def deepseek_inv_rope_fp8_quant(
 
     codes = by_group(exact / each), by_group(sizes / each)
     return {
-        "return.0": Expected(codes[0], error=codes[1] * _STEPS),
+        "return.0": Expected(codes[0], error=codes[1] * STEPS),
         "return.1": Expected(by_group(scale), roundings=0.0, relative=0.0),
     }
 
@@ -121,7 +121,7 @@ def _queries(packed: bool) -> Iterator[Arguments]:
         )
         yield {
             "q": q,
-            "positions": making.integers(tokens, below=_POSITIONS),
+            "positions": making.integers(tokens, below=POSITIONS),
             "cos_sin_cache": angles(64, _FLOAT),
             "index_weights": making.normal(tokens, heads, dtype=_BF16),
             "softmax_scale": 128**-0.5,
@@ -135,11 +135,11 @@ def _indexed(
     q: Tensor, positions: Tensor, cos_sin_cache: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return rotated queries rounded to bf16, and what that rounding may change."""
-    exact, sizes = _turned(q.double(), positions, cos_sin_cache)
+    exact, sizes = turned(q.double(), positions, cos_sin_cache)
     rounded = exact.to(_BF16).double()
     # Near the middle of two values float32 may take the other one.
     step = exact.abs() * torch.finfo(_BF16).eps
-    near = (exact - rounded).abs() + sizes * _STEPS >= step / 2
+    near = (exact - rounded).abs() + sizes * STEPS >= step / 2
     return rounded, step.where(near & (sizes > 0), 0.0)
 
 
@@ -157,7 +157,7 @@ def deepseek_fused_indexer_q_rope_fp8(
     weights_out: Tensor,
 ) -> dict[str, Expected]:
     exact, error = _indexed(q, positions, cos_sin_cache)
-    scale = _scale(exact, q.shape[-1], _FP8_MAX, 1e-4)
+    scale = block_scale(exact, q.shape[-1], FP8_MAX, 1e-4)
     weights = index_weights.double() * scale[..., 0] * softmax_scale * head_scale
     return {
         "q_fp8": Expected(exact / scale, dtype=making.E4M3, error=error / scale),
@@ -181,101 +181,13 @@ def deepseek_fused_indexer_q_rope_mxfp4(
 ) -> dict[str, Expected]:
     exact, error = _indexed(q, positions, cos_sin_cache)
     # The least scale is float32's least normal value.
-    scale = _scale(exact, 32, _FP4_MAX, _FP4_MAX * 2.0**-126)
+    scale = block_scale(exact, 32, _FP4_MAX, _FP4_MAX * 2.0**-126)
     each = scale.repeat_interleave(32, -1)
     return {
         "packed_out": Expected(exact / each, dtype=FP4, error=error / each),
         "scales_out": Expected((scale.log2() + 127).to(torch.uint8)),
         "weights_out": Expected(index_weights.double() * softmax_scale * head_scale),
     }
-
-
-def _insertions() -> Iterator[Arguments]:
-    for kind in ("bf16", "fp8_ds_mla"):
-        for tokens, heads in ((7, 8), (1, 1), (33, 4)):
-            slots = making.distinct(tokens, 4 * 16)
-            slots[tokens // 2 : tokens // 2 + tokens // 3] = -1
-            shape, dtype = ((4, 16, 512), _BF16)
-            if kind != "bf16":
-                shape, dtype = ((4, 16, 448 + 128 + 8), torch.uint8)
-            yield {
-                "q": making.normal(tokens, heads, 512, dtype=_BF16),
-                "kv": making.normal(tokens, 512, dtype=_BF16),
-                "cache": making.empty(*shape, dtype=dtype),
-                "slot_mapping": slots,
-                "position_ids": making.integers(tokens, below=_POSITIONS),
-                "cos_sin_cache": angles(64, _FLOAT),
-                "eps": 1e-6,
-                "block_size": 16,
-                "kv_cache_dtype": kind,
-            }
-
-
-@checked(
-    "_xpu_C::deepseek_qnorm_rope_kv_insert",
-    _insertions,
-    vary=("q", "kv"),
-    inplace=("q",),
-    largest=1e3,
-)
-def deepseek_qnorm_rope_kv_insert(
-    q: Tensor,
-    kv: Tensor,
-    cache: Tensor,
-    slot_mapping: Tensor,
-    position_ids: Tensor,
-    cos_sin_cache: Tensor,
-    eps: float,
-    block_size: int,
-    kv_cache_dtype: str,
-) -> dict[str, Expected]:
-    heads = q.double()
-    normed = heads * (heads.square().mean(-1, keepdim=True) + eps).rsqrt()
-    exact, sizes = _turned(normed, position_ids, cos_sin_cache)
-    outputs = {"q": Expected(exact, error=sizes * _STEPS)}
-    keys, sizes = (
-        x[:, 0] for x in _turned(kv.double()[:, None], position_ids, cos_sin_cache)
-    )
-    used = slot_mapping >= 0
-    slots, keys, sizes = slot_mapping[used], keys[used], sizes[used]
-    block, offset = slots // block_size, slots % block_size
-    if kv_cache_dtype == "bf16":
-        values, error = (torch.zeros(cache.shape).double() for _ in range(2))
-        written = torch.zeros(cache.shape, dtype=torch.bool)
-        values[block, offset], error[block, offset] = keys, sizes * _STEPS
-        written[block, offset] = True
-        outputs["cache"] = Expected(values, error=error, written=written)
-        return outputs
-    size, rope = kv.shape[1], cos_sin_cache.shape[1]
-    nope, width = size - rope, size + rope
-    scale = _scale(keys[:, :nope], 64, _FP8_MAX, 1e-4)
-    codes = (keys[:, :nope] / scale.repeat_interleave(64, -1)).to(making.E4M3)
-    tail, other = _neighbours(keys[:, nope:])
-    marks = (scale.log2() + 127).to(torch.uint8)
-    last = torch.cat([marks, torch.zeros(len(marks), 1, dtype=torch.uint8)], 1)
-    held = torch.zeros(3, len(cache), cache[0].numel(), dtype=torch.uint8)
-    for layer, end in enumerate((tail, other)):
-        data = torch.cat([codes.view(torch.uint8), end], 1)
-        for i, (b, o) in enumerate(zip(block.tolist(), offset.tolist(), strict=True)):
-            scales = block_size * width + o * last.shape[1]
-            held[layer, b, o * width : (o + 1) * width] = data[i]
-            held[layer, b, scales : scales + last.shape[1]] = last[i]
-            held[2, b, o * width : (o + 1) * width] = 1
-            held[2, b, scales : scales + last.shape[1]] = 1
-    values, alternative, written = held.view(3, *cache.shape)
-    outputs["cache"] = Expected(values, alternative=alternative, written=written.bool())
-    return outputs
-
-
-def _neighbours(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the bytes of the nearest and of the second nearest bf16 of each value."""
-    nearest = values.to(_BF16)
-    up = torch.nextafter(nearest, torch.full_like(nearest, torch.inf))
-    down = torch.nextafter(nearest, torch.full_like(nearest, -torch.inf))
-    second = torch.where(values > nearest.double(), up, down)
-    # What is exact has no other.
-    second = torch.where(values == nearest.double(), nearest, second)
-    return nearest.view(torch.uint8), second.view(torch.uint8)
 
 
 def _scaled() -> Iterator[Arguments]:
@@ -288,7 +200,7 @@ def _scaled() -> Iterator[Arguments]:
         ):
             qkv = making.normal(tokens, queries + keys, size + 32, dtype=dtype)
             arguments: Arguments = {
-                "positions": making.integers(tokens, below=_POSITIONS // 2),
+                "positions": making.integers(tokens, below=POSITIONS // 2),
                 # As vLLM passes them: the last part of each head.
                 "query": qkv[:, :queries, 32:],
                 "key": qkv[:, queries:, 32:],
@@ -299,7 +211,7 @@ def _scaled() -> Iterator[Arguments]:
             }
             yield arguments
             if tokens == 7:
-                offsets = making.integers(tokens, below=_POSITIONS // 2)
+                offsets = making.integers(tokens, below=POSITIONS // 2)
                 yield {**arguments, "offsets_opt": offsets}
 
 
