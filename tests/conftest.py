@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,12 @@ def pairs() -> list[tuple[str, list[str]]]:
     """Return the example's queries and their passages."""
     lines = (EXAMPLES / "passages.jsonl").read_text().splitlines()
     return [(o["query"], o["documents"]) for o in map(json.loads, lines)]
+
+
+@pytest.fixture
+def on_xpu() -> Iterator[None]:
+    """Make every tensor on a virtual XPU."""
+    import torch
+
+    with torch.device("xpu"):
+        yield

@@ -27,7 +27,7 @@ _ON_SCORES = f"{_VERIFY}_verdict_on_scores.py"
 # Module -> the tests that must see a change of it.
 TESTS = {
     "activation": ["tests/test_activation_reasons.py", "tests/test_activation.py"],
-    "attention": ["tests/test_attention.py"],
+    "attention": ["tests/test_attention.py", "tests/test_attention_refusals.py"],
     "compat": ["tests/test_compat.py"],
     "platform": ["tests/test_platform.py"],
     "verify/generation": [f"{_VERIFY}_generation.py", f"{_VERIFY}_verdict.py"],

@@ -1,146 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults to put into ops: what a kernel may do in place of what it should.
-
-Each calls the real op on the device, with changed arguments or with changes to what it
-wrote.
-"""
-
-import itertools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+"""Faults to put into ops, and what `check` should say of each."""
 
 import torch
 from torch import Tensor
 
-Op = Callable[..., Any]
-Faulty = Callable[[Op, dict[str, Any]], Any]
-
-
-class PutIn(NamedTuple):
-    """A fault.
-
-    Attributes:
-        op: Where it is put.
-        run: Makes the call.
-        kind: Which kind of fault is to be found.
-        words: What is to be said of it.
-        where: Which calls of the catalogue it shows in.
-
-    """
-
-    op: str
-    run: Faulty
-    kind: str
-    words: str
-    where: Callable[[dict[str, Any]], bool] = lambda arguments: True
-
-
-def changed(**changes: Callable[[Any], Any]) -> Faulty:
-    """Return a fault that gives the op other arguments."""
-
-    def run(op: Op, arguments: dict[str, Any]) -> Any:
-        new = {name: change(arguments[name]) for name, change in changes.items()}
-        return op(**{**arguments, **new})
-
-    return run
-
-
-def swapped(one: str, other: str) -> Faulty:
-    def run(op: Op, arguments: dict[str, Any]) -> Any:
-        pair = {one: arguments[other], other: arguments[one]}
-        return op(**{**arguments, **pair})
-
-    return run
-
-
-def unwritten(output: str, part: Any) -> Faulty:
-    """Return a fault that leaves a part of an output as it was."""
-
-    def run(op: Op, arguments: dict[str, Any]) -> Any:
-        before = arguments[output][part].clone()
-        result = op(**arguments)
-        arguments[output][part] = before
-        return result
-
-    return run
-
-
-def _behind(op: Op, arguments: dict[str, Any]) -> None:
-    """Write a vector more than there is."""
-    op(**arguments)
-    result = arguments["result"]
-    end = result.storage_offset() + result.numel()
-    result.as_strided((8,), (1,), end).fill_(1.0)
-
-
-def _before(op: Op, arguments: dict[str, Any]) -> None:
-    op(**arguments)
-    result = arguments["result"]
-    result.as_strided((1,), (1,), result.storage_offset() - 1).fill_(1.0)
-
-
-def _input(op: Op, arguments: dict[str, Any]) -> None:
-    """Norm in place, and copy."""
-    op(**arguments)
-    arguments["input"][0] = arguments["result"][0]
-
-
-_calls = itertools.count()
-
-
-def _race(op: Op, arguments: dict[str, Any]) -> None:
-    """Read what another submission has written every other time."""
-    op(**arguments)
-    if next(_calls) % 2:
-        result = arguments["result"]
-        result[1] = torch.nextafter(result[1], result[1] + 1)
-
-
-def _neighbour(op: Op, arguments: dict[str, Any]) -> None:
-    """Take another path for a token where the token before it is small."""
-    op(**arguments)
-    result, x = arguments["result"], arguments["input"]
-    larger = torch.nextafter(result[1:], result[1:] + 1)
-    result[1:] = torch.where(x[:-1, :1] > 0, larger, result[1:])
-
-
-def _no_stride(op: Op, arguments: dict[str, Any]) -> Any:
-    """Take rows to follow each other without gaps."""
-    x = arguments["input"]
-    strides = (x.shape[1], 1)
-    return op(**{**arguments, "input": x.as_strided(x.shape, strides)})
-
-
-def _transposed(op: Op, arguments: dict[str, Any]) -> Any:
-    scale = arguments["B_scale_"]
-    turned = scale.reshape(scale.shape[::-1]).t().contiguous()
-    return op(**{**arguments, "B_scale_": turned})
-
-
-def _first(x: Tensor) -> Tensor:
-    return x.flatten()[:1].expand(x.numel()).reshape(x.shape).contiguous()
-
-
-def _has(name: str) -> Callable[[dict[str, Any]], bool]:
-    return lambda arguments: isinstance(arguments.get(name), Tensor)
-
-
-def _many(name: str) -> Callable[[dict[str, Any]], bool]:
-    return lambda a: isinstance(a.get(name), Tensor) and a[name].numel() > 1
-
-
-def _is(**values: Any) -> Callable[[dict[str, Any]], bool]:
-    return lambda a: all(a.get(name) == value for name, value in values.items())
-
-
-def _gaps(arguments: dict[str, Any]) -> bool:
-    x = arguments["input"]
-    return x.shape[0] > 1 and x.stride(0) > x.shape[1]
-
-
-def _floats(arguments: dict[str, Any]) -> bool:
-    return bool(arguments["result"].dtype == torch.float32)
-
+from tests.check.fault_kinds import (
+    PutIn,
+    before,
+    behind,
+    changed,
+    first,
+    floats,
+    gaps,
+    has,
+    has_values,
+    input_changed,
+    many,
+    neighbour,
+    no_stride,
+    race,
+    swapped,
+    transposed,
+    unwritten,
+)
 
 _STATIC, _NORM = "_C::static_scaled_fp8_quant", "_C::rms_norm"
 _CACHE = "_C_cache_ops::reshape_and_cache_flash"
@@ -163,10 +45,10 @@ FAULTS = {
     ),
     "scale of row 0": PutIn(
         _STATIC,
-        changed(scale=_first),
+        changed(scale=first),
         "values",
         "reads scale of channel 0 for all",
-        _many("scale"),
+        many("scale"),
     ),
     "last row unwritten": PutIn(
         "_C::dynamic_per_token_scaled_fp8_quant",
@@ -189,14 +71,14 @@ FAULTS = {
         "values",
         "wrong input",
     ),
-    "write behind the end": PutIn(_NORM, _behind, "outside", "16 bytes behind its end"),
+    "write behind the end": PutIn(_NORM, behind, "outside", "16 bytes behind its end"),
     "write before the start": PutIn(
-        _NORM, _before, "outside", "2 bytes before its start"
+        _NORM, before, "outside", "2 bytes before its start"
     ),
-    "input changed": PutIn(_NORM, _input, "input", "changes its input input"),
-    "race": PutIn(_NORM, _race, "runs", "gives another result when run", _floats),
+    "input changed": PutIn(_NORM, input_changed, "input", "changes its input input"),
+    "race": PutIn(_NORM, race, "runs", "gives another result when run", floats),
     "neighbour": PutIn(
-        _NORM, _neighbour, "neighbours", "depends on the values of other", _floats
+        _NORM, neighbour, "neighbours", "depends on the values of other", floats
     ),
     "gate for up": PutIn(
         "_C::silu_and_mul",
@@ -204,7 +86,7 @@ FAULTS = {
         "values",
         "swaps the halves of input",
     ),
-    "stride": PutIn(_STATIC, _no_stride, "values", "wrong result", _gaps),
+    "stride": PutIn(_STATIC, no_stride, "values", "wrong result", gaps),
     "position": PutIn(
         _ROTARY,
         changed(positions=lambda p: (p + 1) % 128),
@@ -225,14 +107,14 @@ FAULTS = {
         changed(v_scale=lambda s: s / 4),
         "values",
         "wrong value_cache",
-        _is(kv_cache_dtype="fp8"),
+        has_values(kv_cache_dtype="fp8"),
     ),
     "scales swapped": PutIn(
         _CACHE,
         swapped("k_scale", "v_scale"),
         "values",
         "takes v_scale for k_scale",
-        _is(kv_cache_dtype="fp8"),
+        has_values(kv_cache_dtype="fp8"),
     ),
     "page": PutIn(
         "_C_cache_ops::gather_cache",
@@ -242,28 +124,28 @@ FAULTS = {
     ),
     "channel": PutIn(
         _W8A16,
-        changed(B_scale_=_first),
+        changed(B_scale_=first),
         "values",
         "reads B_scale_ of channel 0 for all 512",
-        _many("B_scale_"),
+        many("B_scale_"),
     ),
     "off by a channel": PutIn(
         _W8A16,
         changed(B_scale_=lambda s: s.roll(1)),
         "values",
         "is off by one in B_scale_",
-        _many("B_scale_"),
+        many("B_scale_"),
     ),
     "bias twice": PutIn(
         _W8A16,
         changed(bias_=lambda b: 2 * b),
         "values",
         "adds bias_ twice",
-        _has("bias_"),
+        has("bias_"),
     ),
     "blocks transposed": PutIn(
         _W8A16,
-        _transposed,
+        transposed,
         "values",
         "takes B_scale_ transposed",
         lambda a: (
@@ -274,10 +156,10 @@ FAULTS = {
     ),
     "token's scale": PutIn(
         _W8A8,
-        changed(A_scale_=_first),
+        changed(A_scale_=first),
         "values",
         "reads A_scale_ of channel 0 for all",
-        _many("A_scale_"),
+        many("A_scale_"),
     ),
     "mask": PutIn(
         _ATTENTION,
@@ -312,6 +194,6 @@ FAULTS = {
         changed(softmax_sink=lambda s: None),
         "values",
         "ignores softmax_sink",
-        _has("softmax_sink"),
+        has("softmax_sink"),
     ),
 }

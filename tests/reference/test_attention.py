@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """vllm_xpu_fp8_plugin.reference.attention, through the kernels' Python layer."""
 
-import itertools
 import math
 from typing import Any
 
@@ -12,30 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.reference import oracle
-from tests.reference.ops import on_xpu
+from tests.reference.attention_calls import close, flash_attn_varlen_func, starts
 from vllm_xpu_fp8_plugin.kernel_package import compiled_attention, installed
 
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
+
 FP8 = [torch.float8_e4m3fn, torch.float8_e5m2]
-
-
-def flash_attn_varlen_func(*tensors: Tensor, **arguments: Any) -> Any:
-    """Call the kernel package's function, with XPU tensors."""
-    from vllm_xpu_kernels.flash_attn_interface import flash_attn_varlen_func
-
-    return on_xpu(flash_attn_varlen_func, *tensors, **arguments)
-
-
-def starts(lengths: list[int]) -> Tensor:
-    """Return cumulative lengths, int32."""
-    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
-
-
-def close(result: Tensor, expected: Tensor) -> bool:
-    """Whether `result` is `expected` rounded once to the result's type."""
-    eps = torch.finfo(result.dtype).eps
-    bound = eps * expected.abs().clamp(min=expected.abs().max().item() / 16)
-    return bool(((result.double() - expected).abs() <= bound + 1e-6).all())
 
 
 @st.composite
@@ -214,72 +195,6 @@ def test_a_query_that_sees_no_key_gives_zeros() -> None:
     assert torch.equal(result, torch.zeros_like(query))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"q": torch.zeros(2, 3, 8)}, "fp16, bf16 or fp8"),
-        ({"v": torch.zeros(2, 2, 8, dtype=torch.bfloat16)}, "key is torch.float16"),
-        ({"k": torch.zeros(2, 2, 16, dtype=torch.float16)}, "head size"),
-        ({"cu_seqlens_q": torch.tensor([0, 2])}, "int32"),
-        ({"q": torch.zeros(2, 3, 8, dtype=torch.float16)}, "do not divide"),
-    ],
-)
-def test_what_the_kernel_refuses_is_refused(
-    change: dict[str, Tensor], message: str
-) -> None:
-    """Catches input that works in PyTorch and fails on an XPU."""
-    half = torch.zeros(2, 2, 8, dtype=torch.float16)
-    arguments: dict[str, Any] = {
-        "q": half,
-        "k": half,
-        "v": half,
-        "cu_seqlens_q": starts([2]),
-        "cu_seqlens_k": starts([2]),
-        **change,
-    }
-    with pytest.raises(RuntimeError, match=message):
-        flash_attn_varlen_func(max_seqlen_q=2, max_seqlen_k=2, **arguments)
-
-
-@pytest.mark.parametrize("page", [-1, 2])
-def test_a_page_that_does_not_exist_is_refused(page: int) -> None:
-    """Catches a page of another sequence's, or an IndexError, in place of a reason."""
-    half = torch.zeros(1, 2, 8, dtype=torch.float16)
-    cache = torch.zeros(2, 4, 2, 8, dtype=torch.float16)
-    with pytest.raises(RuntimeError, match=f"page {page}, there are 2"):
-        flash_attn_varlen_func(
-            half,
-            cache,
-            cache,
-            max_seqlen_q=1,
-            cu_seqlens_q=starts([1]),
-            max_seqlen_k=8,
-            seqused_k=torch.tensor([8], dtype=torch.int32),
-            block_table=torch.tensor([[0, page]], dtype=torch.int32),
-        )
-
-
-@pytest.mark.parametrize(
-    "extra",
-    [{"softcap": 30.0}, {"alibi_slopes": torch.ones(2)}],
-    ids=["softcap", "alibi"],
-)
-def test_softcap_and_alibi_raise(extra: dict[str, Any]) -> None:
-    """Catches an argument that the real kernel ignores and this hides."""
-    half = torch.zeros(2, 2, 8, dtype=torch.float16)
-    with pytest.raises(NotImplementedError, match="TRITON_ATTN"):
-        flash_attn_varlen_func(
-            half,
-            half,
-            half,
-            max_seqlen_q=2,
-            cu_seqlens_q=starts([2]),
-            max_seqlen_k=2,
-            cu_seqlens_k=starts([2]),
-            **extra,
-        )
-
-
 @pytest.mark.parametrize("head_size", [32, 64, 80, 96])
 @pytest.mark.parametrize("window", [(-1, -1), (4, 4)])
 def test_a_kernel_that_is_not_compiled_falls_back(
@@ -347,33 +262,3 @@ def test_what_a_page_holds_beyond_its_sequence_is_not_read() -> None:
         for i in range(2)
     ]
     assert close(result, torch.cat(parts))
-
-
-def test_values_of_another_size_than_keys_are_for_decode_alone() -> None:
-    """Catches a prefill that is right here, and writes past its rows on a GPU."""
-    keys, values = torch.randn(1, 16, 1, 24).half().split([16, 8], dim=-1)
-    query = torch.randn(7, 1, 16).half()
-
-    def attend(query: Tensor, *lengths: int) -> Tensor:
-        count = len(lengths)
-        out: Tensor = flash_attn_varlen_func(
-            query,
-            keys,
-            values,
-            max_seqlen_q=max(lengths),
-            cu_seqlens_q=starts(list(lengths)),
-            max_seqlen_k=7,
-            seqused_k=torch.full((count,), 7, dtype=torch.int32),
-            causal=True,
-            block_table=torch.zeros(count, 1, dtype=torch.int32),
-            out=torch.full((len(query), 1, 8), math.nan).half(),
-        )
-        return out
-
-    expected, _ = oracle.attention(
-        query[:1], keys[0, :7], values[0, :7], 16**-0.5, True, (-1, -1), None
-    )
-    assert close(attend(query[:1], 1), expected)
-    # Of one length they would be taken for speculative decoding.
-    with pytest.raises(NotImplementedError, match=r"keys of 16 with values of 8"):
-        attend(query, 3, 4)

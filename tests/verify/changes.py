@@ -5,7 +5,6 @@ A change gets the reference's result, a copy of the sound candidate's, which it 
 and a random generator. Its name is "kind, place, strength", as in `engine_faults`.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,10 +19,12 @@ from vllm_xpu_fp8_plugin.verify.spread import (
 )
 
 Result = dict[str, Any]
+
 Change = Callable[[Result, Result, np.random.Generator], None]
+
 Where = Callable[[int, int], bool]
 
-_PARTS = ("items", "lengths", "probes", "alone")
+PARTS = ("items", "lengths", "probes", "alone")
 
 # Lengths at which a kernel goes wrong; the second argument is the longest.
 LENGTHS: dict[str, Where] = {
@@ -39,7 +40,7 @@ class Logits:
     """The answers of a pooling arm in the space in which errors are made."""
 
     def __init__(self, reference: Result, arm: Result) -> None:
-        given = [np.asarray(reference[x], dtype=float) for x in _PARTS]
+        given = [np.asarray(reference[x], dtype=float) for x in PARTS]
         everything = np.concatenate([x.reshape(-1, self._width(arm)) for x in given])
         self._arm, self.space = arm, space(everything)
         self.unit = spread(transform(everything, self.space))
@@ -48,7 +49,7 @@ class Logits:
                 np.asarray(arm[x], dtype=float).reshape(-1, self._width(arm)),
                 self.space,
             )
-            for x in _PARTS
+            for x in PARTS
         }
 
     @staticmethod
@@ -106,7 +107,7 @@ def _constant(left: float) -> Change:
     return _of_all(change)
 
 
-def _at_lengths(where: Where, strength: float | str) -> Change:
+def at_lengths(where: Where, strength: float | str) -> Change:
     """Return a change of the sweep: turned answers, or noise of so many spreads."""
 
     def apply(reference: Result, arm: Result, rng: np.random.Generator) -> None:
@@ -140,7 +141,7 @@ def _turned(x: Any) -> Any:
     return turned
 
 
-def _rows(which: Callable[[Result, int], list[int]], what: str) -> Change:
+def rows_changed(which: Callable[[Result, int], list[int]], what: str) -> Change:
     """Return a change of some items: garbage, zeros, NaN, another item's answer."""
 
     def apply(reference: Result, arm: Result, rng: np.random.Generator) -> None:
@@ -160,15 +161,15 @@ def _rows(which: Callable[[Result, int], list[int]], what: str) -> Change:
     return apply
 
 
-def _first(work: Result, count: int) -> list[int]:
+def first_items(work: Result, count: int) -> list[int]:
     return [work["order"][0]]
 
 
-def _each_8th(work: Result, count: int) -> list[int]:
+def each_8th(work: Result, count: int) -> list[int]:
     return work["order"][::8]
 
 
-def _all(work: Result, count: int) -> list[int]:
+def every_item(work: Result, count: int) -> list[int]:
     return list(range(count))
 
 
@@ -205,7 +206,7 @@ def _saturate(reference: Result, arm: Result, rng: np.random.Generator) -> None:
         row[:] = [0.5 for _ in row]
 
 
-def _identical(reference: Result, arm: Result, rng: np.random.Generator) -> None:
+def identical(reference: Result, arm: Result, rng: np.random.Generator) -> None:
     for name in ("items", "lengths", "probes", "alone", "own", "forced"):
         if name in reference:
             arm[name] = reference[name]
@@ -228,27 +229,27 @@ _SCORES: dict[str, Change] = {
     "ignored input, everywhere, nine tenths": _constant(0.1),
     "ignored input, everywhere, half": _constant(0.5),
     **{
-        f"off, {where}, {x:g} spreads": _at_lengths(LENGTHS[where], x)
+        f"off, {where}, {x:g} spreads": at_lengths(LENGTHS[where], x)
         for where in LENGTHS
         for x in (0.5, 1, 3)
     },
     **{
-        f"{what}, {where}, all of them": _at_lengths(LENGTHS[where], what)
+        f"{what}, {where}, all of them": at_lengths(LENGTHS[where], what)
         for where in LENGTHS
         for what in ("NaN", "turned")
     },
-    "infinity, length 128, all of them": _at_lengths(LENGTHS["length 128"], "infinity"),
+    "infinity, length 128, all of them": at_lengths(LENGTHS["length 128"], "infinity"),
     **{
-        f"{what}, {place}, all of it": _rows(which, what)
+        f"{what}, {place}, all of it": rows_changed(which, what)
         for place, which in (
-            ("batch position, first", _first),
-            ("batch position, each 8th", _each_8th),
-            ("items, all", _all),
+            ("batch position, first", first_items),
+            ("batch position, each 8th", each_8th),
+            ("items, all", every_item),
         )
         for what in ("NaN", "infinity", "zeros", "garbage", "another's")
     },
     "saturated, each third item, at 0.5": _saturate,
-    "identical arms, everywhere, bit by bit": _identical,
+    "identical arms, everywhere, bit by bit": identical,
     **{f"batch, one item, {x:g} spreads": _other_batch(x) for x in (0.1, 0.5, 2)},
 }
 
@@ -263,93 +264,4 @@ SCORE: dict[str, Change] = {
 CLASSIFY: dict[str, Change] = {
     **_SCORES,
     **{f"scale, one channel, x{x:g}": _channel(x) for x in (1.02, 1.1, 2, 448)},
-}
-
-
-def _vectors(
-    change: Callable[[Any, np.random.Generator], Any], parts: tuple[str, ...] = _PARTS
-) -> Change:
-    def apply(reference: Result, arm: Result, rng: np.random.Generator) -> None:
-        for name in parts:
-            arm[name] = change(np.asarray(arm[name], dtype=float), rng).tolist()
-
-    return apply
-
-
-def _relative_noise(strength: float) -> Change:
-    def change(x: Any, rng: np.random.Generator) -> Any:
-        size = np.linalg.norm(x, axis=-1, keepdims=True) / math.sqrt(x.shape[-1])
-        return x + strength * size * rng.normal(size=x.shape)
-
-    return _vectors(change, ("items", "lengths"))
-
-
-def _times(strength: float, columns: slice) -> Change:
-    def change(x: Any, rng: np.random.Generator) -> Any:
-        x[..., columns] *= strength
-        return x
-
-    return _vectors(change)
-
-
-def _turned_lengths(where: Where, strength: float) -> Change:
-    def apply(reference: Result, arm: Result, rng: np.random.Generator) -> None:
-        x = np.asarray(arm["lengths"], dtype=float)
-        sizes = [len(ids) for ids in arm["plan"]["lengths"]]
-        rows = [i for i, n in enumerate(sizes) if where(n, max(sizes))]
-        size = np.linalg.norm(x[rows], axis=1, keepdims=True) / math.sqrt(x.shape[1])
-        x[rows] += strength * size * rng.normal(size=x[rows].shape)
-        arm["lengths"] = x.tolist()
-
-    return apply
-
-
-def _mean_vector(left: float) -> Change:
-    def change(x: Any, rng: np.random.Generator) -> Any:
-        return (1 - left) * x.mean(axis=0) + left * x if len(x) else x
-
-    return _vectors(change, ("items", "lengths"))
-
-
-EMBED: dict[str, Change] = {
-    **{
-        f"noise, everywhere, {x:g} of the norm": _relative_noise(x)
-        for x in (0.05, 0.1, 0.2, 0.5, 1, 2)
-    },
-    **{
-        f"scale, all of a vector, x{x:g}": _times(x, slice(None))
-        for x in (1.02, 1.1, 2, 37, 448, -1)
-    },
-    **{
-        f"scale, one channel, x{x:g}": _times(x, slice(0, 1))
-        for x in (0, 1.02, 1.1, 2, 448)
-    },
-    **{
-        f"scale, one head, x{x:g}": _times(x, slice(0, 32))
-        for x in (0, 1.02, 1.1, 2, 448)
-    },
-    **{
-        f"ignored input, everywhere, {1 - x:g} of it": _mean_vector(x)
-        for x in (0.0, 0.1, 0.5)
-    },
-    **{
-        f"off, {where}, {x:g} of the norm": _turned_lengths(LENGTHS[where], x)
-        for where in LENGTHS
-        for x in (0.1, 0.5, 1)
-    },
-    **{
-        f"{what}, {place}, all of it": _rows(which, what)
-        for place, which in (
-            ("batch position, first", _first),
-            ("batch position, each 8th", _each_8th),
-            ("items, all", _all),
-        )
-        for what in ("NaN", "infinity", "zeros", "garbage", "another's")
-    },
-    **{
-        f"{what}, {where}, all of them": _at_lengths(LENGTHS[where], what)
-        for where in LENGTHS
-        for what in ("NaN", "zeros")
-    },
-    "identical arms, everywhere, bit by bit": _identical,
 }

@@ -18,7 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from tests.real_models import ROOT
-from tests.verify import changes, engine_faults, saved_arms, sound_models, text_changes
+from tests.verify import (
+    changes,
+    engine_faults,
+    saved_arms,
+    sound_models,
+    text_changes,
+    vector_changes,
+)
 from tests.verify.environment import set_up
 from tests.verify.faulty_engine import Result
 from vllm_xpu_fp8_plugin.verify.verdict import judge
@@ -51,7 +58,7 @@ _FASTER = {
 }
 _CHANGES: dict[str, dict[str, changes.Change]] = {
     "score": changes.SCORE,
-    "embed": changes.EMBED,
+    "embed": vector_changes.EMBED,
     "classify": changes.CLASSIFY,
     "generate": text_changes.GENERATE,
 }

@@ -4,7 +4,7 @@
 import pytest
 
 from tests.real_models import ROOT
-from tests.verify import changes, engine_faults, text_changes
+from tests.verify import changes, engine_faults, text_changes, vector_changes
 from tests.verify.detection import TASKS, spoilt
 
 # What passes, as docs/verify.md says: it is of the size of FP8's rounding, or spoils
@@ -52,7 +52,7 @@ def test_there_are_enough_of_them_and_a_third_go_through_an_engine() -> None:
     """Catches faults that fell out of the lists, or out of the page."""
     answers = {
         "score": changes.SCORE,
-        "embed": changes.EMBED,
+        "embed": vector_changes.EMBED,
         "classify": changes.CLASSIFY,
         "generate": text_changes.GENERATE,
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.verify.changes import LENGTHS, Change, Result, Where, _identical
+from tests.verify.changes import LENGTHS, Change, Result, Where, identical
 
 Rows = list[dict[str, Any]]
 
@@ -197,5 +197,5 @@ GENERATE: dict[str, Change] = {
         for place, name in (("text", "items"), ("scored", "forced"), ("read", "own"))
         for what, value in (("NaN", math.nan), ("infinity", -math.inf))
     },
-    "identical arms, everywhere, bit by bit": _identical,
+    "identical arms, everywhere, bit by bit": identical,
 }

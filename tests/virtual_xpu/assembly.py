@@ -3,17 +3,19 @@
 
 import ctypes
 import functools
-import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.virtual_xpu.spirv_module import Module, words_of
 from vllm_xpu_fp8_plugin.virtual_xpu import build, intel
 
 Array = NDArray[np.generic]
+
 LANES = 16
+
 # SPIR-V's storage classes.
 _CROSS, _GENERIC, _INPUT = 5, 8, 1
 
@@ -41,53 +43,6 @@ class Payload(NamedTuple):
     by_lane: bool = False
 
 
-class _Module:
-    """Words of a SPIR-V module with one kernel around one assembly."""
-
-    def __init__(self) -> None:
-        self.head: list[int] = []
-        self.types: list[int] = []
-        self.body: list[int] = []
-        self._known: dict[tuple[int, ...], int] = {}
-        self.bound = 1
-
-    def fresh(self) -> int:
-        self.bound += 1
-        return self.bound - 1
-
-    @staticmethod
-    def put(out: list[int], code: int, *operands: int) -> None:
-        out += [(len(operands) + 1) << 16 | code, *operands]
-
-    def type(self, code: int, *operands: int) -> int:
-        key = (code, *operands)
-        if key not in self._known:
-            self._known[key] = made = self.fresh()
-            self.put(self.types, code, made, *operands)
-        return self._known[key]
-
-    def number(self, kind: int, *words: int) -> int:
-        key = (43, kind, *words)
-        if key not in self._known:
-            self._known[key] = made = self.fresh()
-            self.put(self.types, 43, kind, made, *words)
-        return self._known[key]
-
-    def emit(self, code: int, kind: int, *operands: int) -> int:
-        made = self.fresh()
-        self.put(self.body, code, kind, made, *operands)
-        return made
-
-    def words(self) -> NDArray[np.uint32]:
-        head = [0x07230203, 0x00010400, 0, self.bound, 0]
-        return np.array(head + self.head + self.types + self.body, np.uint32)
-
-
-def _text(text: str) -> list[int]:
-    raw = text.encode() + b"\0"
-    return list(struct.unpack(f"<{-(-len(raw) // 4)}I", raw + b"\0" * (-len(raw) % 4)))
-
-
 def run(
     text: str,
     constraints: str,
@@ -113,18 +68,18 @@ def run(
         RuntimeError: OpenCL fails, or the launch is refused.
 
     """
-    m = _Module()
+    m = Module()
     for capability in (4, 5, 6, 7, 11, 22, 38, 39, 58, 5606, 5619):
         m.put(m.head, 17, capability)
     for extension in ("SPV_INTEL_inline_assembly", "SPV_INTEL_vector_compute"):
-        m.put(m.head, 10, *_text(extension))
+        m.put(m.head, 10, *words_of(extension))
     m.put(m.head, 14, 2, 2)
     main, lane_variable, create = m.fresh(), m.fresh(), m.fresh()
-    m.put(m.head, 15, 6, main, *_text("main"), lane_variable)
+    m.put(m.head, 15, 6, main, *words_of("main"), lane_variable)
     m.put(m.head, 16, main, 35, LANES)
     m.put(m.head, 71, lane_variable, 11, 41)
     name = "__builtin_IB_subgroup_createBlock2DAddressPayload"
-    m.put(m.head, 71, create, 41, *_text(name), 1)
+    m.put(m.head, 71, create, 41, *words_of(name), 1)
     void, u8, u32, u64 = m.type(19), m.type(21, 8, 0), m.type(21, 32, 0), 0
     u64 = m.type(21, 64, 0)
     pointer = m.type(32, _CROSS, u8)
@@ -151,12 +106,12 @@ def run(
     kernel = m.type(33, void, *[pointer] * 3)
     function = m.type(33, outcome, *given)
     target, assembly = m.fresh(), m.fresh()
-    m.put(m.types, 5609, target, *_text("spirv64-unknown-unknown"))
+    m.put(m.types, 5609, target, *words_of("spirv64-unknown-unknown"))
     m.put(
         m.types,
         *(5610, void, assembly, function, target),
-        *_text(text),
-        *_text(constraints),
+        *words_of(text),
+        *words_of(constraints),
     )
     m.put(m.body, 54, payload, create, 0, creation)
     for kind in (u64, *[u32] * 8):
