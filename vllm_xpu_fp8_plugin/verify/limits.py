@@ -37,7 +37,8 @@ _EVERYWHERE = (
         ALL,
         "1 if every answer is the reference's to the last bit",
         "FP8 rounds, so it changes something. Where it does not, it was not used, "
-        "and nothing was verified.",
+        "and nothing was verified. Not asked of weights in another format (int4, "
+        "MXFP4), which stand for values that a reference may have.",
         alarm=0,
     ),
     least(

@@ -85,16 +85,18 @@ def _add_changes(
 ) -> None:
     """Add whether FP8 changed anything, and how much of the model is FP8."""
     same = all(reference.get(x) == candidate.get(x) for x in _ANSWERS)
-    values["identical"] = float(same)
     counts = candidate.get("fp8")
     if counts is None:
+        values["identical"] = float(same)
         return
     fp8 = counts["layers_fp8"] + counts["caches_fp8"]
-    # A checkpoint of int4 was not asked for FP8, unless its cache was.
     asked = str(candidate["kv_cache_dtype"]).startswith("fp8")
-    if fp8 or asked or not counts["layers_other"]:
-        values["fp8_layers"] = float(fp8)
-        remarks["fp8_layers"] = described(counts)
+    if counts["layers_other"] and not (fp8 or asked):
+        # Of int4 and its like nobody has asked for FP8, and against the values that
+        # the codes stand for nothing need change.
+        return
+    values |= {"identical": float(same), "fp8_layers": float(fp8)}
+    remarks["fp8_layers"] = described(counts)
     if same:
         remarks["identical"] = f"nothing has changed; {described(counts)}"
 
