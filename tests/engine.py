@@ -10,6 +10,7 @@ import functools
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -35,8 +36,9 @@ def run_engine(**request: Any) -> dict[str, Any]:
             work, for `LLM.score`, `LLM.embed`, `LLM.classify`, `LLM.generate`.
             ``sampling``: arguments of `vllm.SamplingParams` in place of greedy's.
             ``adapters``: for each prompt the folder of its LoRA adapter.
-            ``env``: environment variables. ``call``: "MODULE:FUNCTION", which gets the
-            request and returns the result in place of all this.
+            ``fork``: see `fork_workers`. ``env``: environment variables.
+            ``call``: "MODULE:FUNCTION", which gets the request and returns the result
+            in place of all this.
 
     Returns:
         ``error`` (None, or the message), ``out`` (scores, vectors, probabilities, or
@@ -148,6 +150,8 @@ def _main(request: dict[str, Any]) -> dict[str, Any]:
         # It looks for the method when it is imported.
         del sys.modules["vllm_xpu_fp8_plugin.attention"]
 
+    if request.get("fork"):
+        fork_workers()
     calls: list[dict[str, Any]] = []
     kernel = flash_attn.flash_attn_varlen_func
 
@@ -179,6 +183,13 @@ def _main(request: dict[str, Any]) -> dict[str, Any]:
         traceback.print_exc()
     result["peak_bytes"] = _memory("VmHWM") - before
     return result
+
+
+def fork_workers() -> None:
+    """Have an engine fork its workers: spawned, each would import vLLM again."""
+    from vllm.v1.executor import multiproc_executor
+
+    multiproc_executor.get_mp_context = lambda: multiprocessing.get_context("fork")
 
 
 def _memory(name: str) -> int:

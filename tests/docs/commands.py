@@ -108,7 +108,7 @@ RUN_BY = {
     "make matrix": "matrix/runner::test_a_run_goes_on_where_it_stopped",
     "make kernel-tests CHECKOUT=DIR": "kernel_tests::test_a_report_is_counted",
     "make soak": "serving/report::test_every_bar_was_met",
-    "make models": "more_models::test_architecture_agrees_with_transformers",
+    "make models": "more_models::test_kind_agrees_with_transformers",
     "make docs": "docs/site::test_site_builds_without_a_warning",
     "make reference": "docs/generated::test_page_holds_what_the_code_says",
     "pip uninstall vllm-xpu-fp8-plugin": (
