@@ -44,15 +44,17 @@ RUN_BY = {
     '--query "What is FP8?" --documents documents.jsonl': (
         "examples::test_rerank_takes_query_and_documents"
     ),
-    "examples/serve.sh": "examples::test_server_answers_bad_requests_with_a_4xx",
+    "examples/serve.sh": (
+        "serving/server::test_answers_under_load_are_those_of_requests_sent_alone"
+    ),
     "python examples/client.py --url http://localhost:8000": (
-        "examples::test_cohere_client_gets_a_ranking_from_the_server"
+        "serving/server::test_cohere_client_gets_a_ranking_from_the_server"
     ),
     "python examples/ready.py --url http://localhost:8000 --record scores.json": (
-        "examples::test_readiness_needs_the_recorded_scores"
+        "serving/server::test_readiness_needs_the_recorded_scores"
     ),
     "python examples/ready.py --url http://localhost:8000 --expected scores.json": (
-        "examples::test_readiness_needs_the_recorded_scores"
+        "serving/server::test_readiness_needs_the_recorded_scores"
     ),
     "pip install --no-deps vllm-xpu-kernels==0.1.14.1": (
         "activation::test_emulate_without_the_kernel_package_names_the_pip_command"
@@ -77,7 +79,7 @@ RUN_BY = {
     ),
     "VLLM_XPU_FP8_PLUGIN=emulate vllm serve BAAI/bge-reranker-large "
     "--quantization fp8 --runner pooling": (
-        "examples::test_cohere_client_gets_a_ranking_from_the_server"
+        "serving/server::test_cohere_client_gets_a_ranking_from_the_server"
     ),
     "vllm-xpu-fp8 doctor": (
         "doctor/command::test_piped_output_fits_80_columns_without_colour"

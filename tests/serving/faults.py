@@ -12,11 +12,14 @@ from typing import Any
 import httpx
 import torch
 
+from tests.serving.programs import Program
 from tests.serving.server import Server, scores
 
 OP = "_xpu_C::fp8_gemm_w8a16"
 # Products of FP8 weights in a layer of all-MiniLM-L6-v2.
 _A_LAYER = 4
+# Seconds for a server to end by itself; vLLM gives its engine 5 on an XPU.
+END = 40
 # Of an answer, with others in its batch or from another number of workers.
 TOLERANCE = 0.003
 # What a client sees of a server that goes, at once. A time-out is none of them.
@@ -57,6 +60,25 @@ def _do(kind: str) -> None:
         torch.empty(1 << 45, dtype=torch.uint8, device="xpu")
     if kind == "slow":
         time.sleep(5)
+
+
+def assert_ends_by(
+    program: Program, reason: str, status: int, within: float = END
+) -> None:
+    """Assert that a program ends with all its processes, and says why.
+
+    Args:
+        program: That has been given a reason to end.
+        reason: Words of its log.
+        status: What it exits with.
+        within: Seconds that it may take.
+
+    """
+    seconds = program.end(within)
+    found = program.process.returncode
+    print(f"{reason}: ended after {seconds:.1f} s with {found}, in {program.folder}")
+    assert reason in program.output, program.said()
+    assert found == status, program.said()
 
 
 class Load:
