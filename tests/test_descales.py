@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """vllm_xpu_fp8_plugin.descales."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -60,17 +61,26 @@ def layer(scale: torch.Tensor, flash: bool = True) -> torch.nn.Module:
     return module
 
 
-def test_scales_by_head_are_refused_when_the_model_loads(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Catches an assertion of the kernel package at the first request (#532)."""
-    monkeypatch.setattr(
-        base_loader, "process_weights_after_loading", lambda model, *rest: None
-    )
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what vLLM calls once a model is loaded, of which the checks are left."""
+    name = "process_weights_after_loading"
+    monkeypatch.setattr(base_loader, name, lambda model, *rest: None)
     descales._check_models()
-    load = base_loader.process_weights_after_loading
+    loaded: Callable[..., None] = base_loader.process_weights_after_loading
+    return loaded
+
+
+def test_models_are_checked_once(load: Callable[..., None]) -> None:
+    """Catches a check for each time that the plugin is loaded."""
     descales._check_models()
     assert base_loader.process_weights_after_loading is load
+
+
+def test_scales_by_head_are_refused_when_the_model_loads(
+    load: Callable[..., None],
+) -> None:
+    """Catches an assertion of the kernel package at the first request (#532)."""
     for scale in (torch.ones(()), torch.ones(1)):
         load(layer(scale), None)
     with pytest.raises(NotImplementedError, match=r"attn\.v_scale has 4 values"):
@@ -91,14 +101,9 @@ def diffkv_layer(head_size: int, head_size_v: int) -> torch.nn.Module:
 
 
 def test_values_of_another_size_are_refused_when_the_model_loads(
-    monkeypatch: pytest.MonkeyPatch,
+    load: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches DiffKV that runs once its descales are gone, with wrong tokens."""
-    monkeypatch.setattr(
-        base_loader, "process_weights_after_loading", lambda model, *rest: None
-    )
-    descales._check_models()
-    load = base_loader.process_weights_after_loading
     load(diffkv_layer(64, 64), None)
     with pytest.raises(NotImplementedError, match="keys of 192 and values of 128"):
         load(diffkv_layer(192, 128), None)

@@ -22,7 +22,8 @@ from tests.model_kinds import (
     farthest,
     flags,
 )
-from tests.serving.server import BIN, serve
+from tests.serving.programs import BIN
+from tests.serving.server import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.models]
 
@@ -103,9 +104,10 @@ def _served(kind: Kind, checkpoint: Checkpoint, log: Path) -> list[Any]:
         command += ["--lora-modules", *(f"{name}={path}" for name, path in pairs)]
     models = [names[i] for i in ADAPTERS] if names else ["base"] * len(PROMPTS)
     with (
-        serve(*command, log=log, VLLM_XPU_FP8_PLUGIN="emulate") as server,
+        Server(*command, log=log, VLLM_XPU_FP8_PLUGIN="emulate") as server,
         httpx.Client(base_url=server.url, timeout=120) as client,
     ):
+        server.ready()
         ask = {"prompts": _completion, "embed": _vector, "classify": _classes}
         return [
             ask[kind.work](client, model, prompt)

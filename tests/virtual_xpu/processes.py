@@ -27,3 +27,12 @@ def run(code: str = ENABLE, **environ: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def assert_refused(name: str, value: str, message: str) -> None:
+    """Fail unless a variable's value is refused, with a reason and without a device."""
+    out = run(**{name: value})
+    assert "REFUSED" in out
+    assert message in out
+    assert value in out
+    assert "DEVICES 0 No virtual XPU" in out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.virtual_xpu.processes import ENABLE, run
+from tests.virtual_xpu.processes import ENABLE, assert_refused, run
 from vllm_xpu_fp8_plugin import virtual_xpu
 from vllm_xpu_fp8_plugin.virtual_xpu import build, intel
 
@@ -41,11 +41,7 @@ def test_what_is_missing_is_said_and_no_device_is_there(
     name: str, value: str, message: str
 ) -> None:
     """Catches a traceback, and half of a device."""
-    out = run(**{name: value})
-    assert "REFUSED" in out
-    assert message in out
-    assert value in out
-    assert "DEVICES 0 No virtual XPU" in out
+    assert_refused(name, value, message)
 
 
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:

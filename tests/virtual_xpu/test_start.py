@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.doctor.packages import kernel_wheel
-from tests.virtual_xpu.processes import ENABLE, run
+from tests.virtual_xpu.processes import ENABLE, assert_refused, run
 from vllm_xpu_fp8_plugin.kernel_package import installed
 
 
@@ -43,11 +43,7 @@ def test_what_is_wrong_is_said_and_no_device_is_there(
     name: str, value: str, message: str
 ) -> None:
     """Catches a traceback, and half of a device."""
-    out = run(**{name: value})
-    assert "REFUSED" in out
-    assert message in out
-    assert value in out
-    assert "DEVICES 0 No virtual XPU" in out
+    assert_refused(name, value, message)
 
 
 def test_a_real_gpu_is_not_taken_the_place_of() -> None:
