@@ -43,7 +43,7 @@ def run(
         env=env,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         cwd=path,
     )
 

@@ -197,7 +197,7 @@ def start(environment: Path, script: str, **options: Any) -> tuple[int, str]:
         env={"PATH": "/usr/bin:/bin", "HOME": "/proc", **options},
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     return done.returncode, done.stderr
 

@@ -122,7 +122,7 @@ def test_client_without_a_server_says_so() -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 1
     assert "Is the server up?" in done.stderr

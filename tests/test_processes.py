@@ -30,7 +30,7 @@ def run(module: str, *arguments: str, **environ: str) -> str:
         env={**os.environ, **environ},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -63,7 +63,7 @@ def test_what_a_process_starts_does_not_search_it_either(
     """Catches vLLM's own processes, which it starts by `-m` and by `-c`."""
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     environ = processes.environment()
-    subprocess.run([sys.executable, *how], env=environ, check=True, timeout=60)
+    subprocess.run([sys.executable, *how], env=environ, check=True, timeout=240)
     assert stranger.has_run() == []
 
 

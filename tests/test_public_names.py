@@ -65,7 +65,7 @@ def test_public_names_are_what_they_say_after_use(module: str) -> None:
         [sys.executable, "-c", CODE, module],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert "USED" in done.stdout, done.stderr
 

@@ -28,7 +28,7 @@ def debug(name: str, folder: Path) -> str:
     command = line[1].split()
     command[0] = str(Path(sys.executable).parent / command[0])
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=120
+        command, cwd=folder, capture_output=True, text=True, timeout=240
     )
     if "ptrace" in done.stderr:
         pytest.skip("gdb may not start a process here")

@@ -17,7 +17,7 @@ def mkdocs(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
     """Build as `make docs` does."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(config)]
     return subprocess.run(
-        [*command, "-d", str(site)], capture_output=True, text=True, timeout=120
+        [*command, "-d", str(site)], capture_output=True, text=True, timeout=240
     )
 
 

@@ -22,7 +22,7 @@ def build(models: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         [sys.executable, __file__, json.dumps(models)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=540,
         env={**os.environ, "VLLM_XPU_FP8_PLUGIN": "emulate"},
         cwd=Path(__file__).parent.parent.parent,
     )

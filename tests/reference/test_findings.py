@@ -84,7 +84,7 @@ def query_descale() -> str:
 def dies(script: str) -> int:
     """Return the exit status of a script's own process."""
     command = [sys.executable, "-c", f"{PREAMBLE}{script}\ntorch.xpu.synchronize()"]
-    return subprocess.run(command, timeout=120, check=False).returncode
+    return subprocess.run(command, timeout=240, check=False).returncode
 
 
 @pytest.mark.parametrize("word", FAULTS)
