@@ -59,7 +59,8 @@ def _linear(worker: Any) -> list[tuple[str, Any]]:
 
 
 def restore(worker: Any) -> None:
-    for hook in worker.__dict__.pop("hooks", []):
+    # What was changed twice was first as it shall be.
+    for hook in reversed(worker.__dict__.pop("hooks", [])):
         hook.remove()
 
 

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from tests.verify import engine_faults
+from tests.verify import engine_faults, model_faults
 from vllm_xpu_fp8_plugin import reference, virtual_xpu
 from vllm_xpu_fp8_plugin.virtual_xpu import ops
 
@@ -22,12 +21,13 @@ _ACTIVE = {"fault": ""}
 
 
 def install() -> None:
-    """Put ops that can be at fault in the place of three of the virtual XPU's."""
+    """Put ops that can be at fault in the place of some of the virtual XPU's."""
     virtual_xpu.enable()
     for name, wrap in (
         ("_vllm_fa2_C::varlen_fwd", _attention),
         ("_xpu_C::fp8_gemm_w8a16", _product),
-        ("_C_cache_ops::reshape_and_cache_flash", _write),
+        ("_C_cache_ops::reshape_and_cache_flash", _call(engine_faults.CACHE)),
+        *((name, _call(changes)) for name, changes in model_faults.CALLS.items()),
     ):
         sound = reference.implementations()[name]
         # By the sound op's signature is told which arguments it takes.
@@ -38,7 +38,7 @@ def install() -> None:
 @contextlib.contextmanager
 def switched_on(fault: str, llm: Any) -> Iterator[None]:
     """Run with a fault in the ops, or in the weights of `llm`'s workers."""
-    if change := _WEIGHT_FAULTS.get(fault) or engine_faults.LAYERS.get(fault):
+    if change := _OF_WORKERS.get(fault):
         llm.collective_rpc(change)
     _ACTIVE["fault"] = fault
     yield
@@ -82,10 +82,15 @@ def _product(sound: Callable[..., Any], **kwargs: Any) -> torch.Tensor:
     return result
 
 
-def _write(sound: Callable[..., Any], **kwargs: Any) -> None:
-    if change := engine_faults.CACHE.get(_ACTIVE["fault"]):
-        change(kwargs)
-    sound(**kwargs)
+def _call(changes: dict[str, Callable[[dict[str, Any]], None]]) -> Callable[..., Any]:
+    """Return what changes an op's arguments by the fault that is on."""
+
+    def call(sound: Callable[..., Any], **kwargs: Any) -> Any:
+        if change := changes.get(_ACTIVE["fault"]):
+            change(kwargs)
+        return sound(**kwargs)
+
+    return call
 
 
 def set_kv_scales(worker: Any) -> None:
@@ -141,27 +146,9 @@ def _restore(worker: Any) -> None:
     engine_faults.restore(worker)
 
 
-class _Swapped:
-    """Weights of experts that are the next expert's, until it is removed."""
-
-    def __init__(self, weights: torch.Tensor) -> None:
-        self._weights = weights
-        weights.copy_(weights.roll(1, 0))
-
-    def remove(self) -> None:
-        self._weights.copy_(self._weights.roll(-1, 0))
-
-
-def _experts_swapped(worker: Any) -> None:
-    """Give each expert of one layer the gates of the one before it."""
-    modules = list(worker.model_runner.model.modules())
-    experts = [m for m in modules if isinstance(getattr(m, "w13_weight", None), Tensor)]
-    hooks = worker.__dict__.setdefault("hooks", [])
-    hooks.append(_Swapped(experts[1].w13_weight.data))
-
-
-_WEIGHT_FAULTS = {
-    "experts_swapped": _experts_swapped,
+_OF_WORKERS = {
+    **engine_faults.LAYERS,
+    **model_faults.WORKERS,
     "one_value_head": _one_value_head,
     "zero_head": _zero_head,
     "scales_of_rank_0": _scales_of_rank_0,

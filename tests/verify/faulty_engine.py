@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs one engine as an arm of `verify`, several times in a row."""
 
-import multiprocessing
 import os
 from typing import Any
 
@@ -20,7 +19,7 @@ def run_arm(
     Args:
         request: As `arm.run` takes it. ``sweep``: the lengths of the length sweep, to
             save time; ``kv_scales``: whether layers get those of a calibrated
-            checkpoint.
+            checkpoint; ``adapter``: folder of a LoRA adapter that is loaded.
         role: Of the arm.
         faults: Names of `faults`.
         more: Goes into the request.
@@ -49,20 +48,21 @@ def _run(request: Result, role: str, variants: list[Result]) -> list[Result]:
 def run(request: Result) -> Result:
     """Run in the process that `engine` has forked."""
     from vllm import LLM
-    from vllm.v1.executor import multiproc_executor
+    from vllm.lora.request import LoRARequest
 
     from tests.verify import faults
     from vllm_xpu_fp8_plugin.verify import child, plan, vllm_arm
 
     faults.install()
-    # Workers that are spawned would import vLLM again.
-    multiproc_executor.get_mp_context = lambda: multiprocessing.get_context("fork")
+    engine.fork_workers()
     if "sweep" in request:
         plan.lengths = lambda page, longest, seed: request["sweep"]
     progress = child.Progress(os.open(os.devnull, os.O_WRONLY))
     llm = LLM(**vars(vllm_arm.arm_arguments(request)))
     if request.get("kv_scales"):
         llm.collective_rpc(faults.set_kv_scales)
+    if folder := request.get("adapter"):
+        llm.llm_engine.add_lora(LoRARequest("adapter", 1, folder))
     results = []
     for variant in request["variants"]:
         with faults.switched_on(variant.get("fault", ""), llm):

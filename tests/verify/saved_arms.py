@@ -14,6 +14,7 @@ from tests.verify.faulty_engine import Result, run_arm, run_seeds
 _FOLDER = CACHE / "arms"
 _PACKAGE = ROOT / "vllm_xpu_fp8_plugin"
 # What of verify runs the engines; the rest only judges.
+_FAULTS = ("", "engine_", "model_")
 _RUNS = ("plan.py", "inputs.py", "vllm_arm.py", "workers.py")
 
 
@@ -66,7 +67,7 @@ def _kept(what: Any, run: Any) -> Any:
 def _sources() -> str:
     files = [f for f in _PACKAGE.rglob("*.py") if "verify" not in f.parts]
     files += [_PACKAGE / "verify" / name for name in _RUNS]
-    files += [ROOT / "tests" / "verify" / f"{x}faults.py" for x in ("", "engine_")]
+    files += [ROOT / "tests" / "verify" / f"{x}faults.py" for x in _FAULTS]
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.read_bytes())
