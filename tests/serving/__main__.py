@@ -39,7 +39,8 @@ def soak(folder: Path) -> dict[str, Any]:
         with serve_without(folder / "without.log", MINILM) as peer:
             found["bad_input"] = compare_bad_input(server.url, peer.url, requests[:40])
         say("load at rising rates")
-        found["load"] = bench.rising(server.url, MINILM, _HELD, say)
+        found["load"] = bench.run(server.url, server.tokenizer, _HELD)
+        say_load(found["load"])
         say(f"{report.REQUESTS} requests, {_AT_A_TIME} at a time")
         found["endurance"] = endurance.run(
             server, requests, report.REQUESTS, _AT_A_TIME, say
@@ -51,6 +52,16 @@ def soak(folder: Path) -> dict[str, Any]:
         texts = [json.loads(line)["text"] for line in lines]
         found["clients"].append(clients.classify(server.url, rxnfp, texts))
     return found
+
+
+def say_load(load: dict[str, Any]) -> None:
+    """Print a line for each rate."""
+    say(f"all at once: {load['capacity']:.1f} requests/s")
+    for step in load["steps"]:
+        say(
+            f"{step['rate']:.1f} requests/s asked, {step['requests_per_s']:.1f} "
+            f"answered, median {step['median_ms']:.0f} ms, {step['failed']} failed"
+        )
 
 
 def compare_bad_input(
