@@ -20,10 +20,21 @@ OP = "_xpu_C::fp8_gemm_w8a16"
 _A_LAYER = 4
 # Seconds for a server to end by itself; vLLM gives its engine 5 on an XPU.
 END = 40
+# The same with Ray: its runtime_env_agent takes a minute once its raylet has gone.
+RAY_END = 90
 # Of an answer, with others in its batch or from another number of workers.
 TOLERANCE = 0.003
-# What a client sees of a server that goes, at once. A time-out is none of them.
-CUT_OFF = {"ConnectError", "ReadError", "RemoteProtocolError", "WriteError"}
+# What a client sees of a server that breaks, at once: words, or no server any more. A
+# time-out is none of them.
+ENDED = {
+    *("500", "503"),
+    *("ConnectError", "ReadError", "RemoteProtocolError", "WriteError"),
+}
+# What it sees of one that is asked to end: a request that reaches the engine as that
+# goes is never answered, and the server stays until the client gives up.
+ASKED_TO_END = {"ReadTimeout", *ENDED}
+# Seconds after which clients of such a server give up.
+PATIENCE = 10
 
 
 def put_in(kind: str, layer: str, trigger: Path) -> None:
@@ -90,8 +101,9 @@ class Load:
 
     """
 
-    def __init__(self, server: Server, clients: int = 8) -> None:
+    def __init__(self, server: Server, clients: int = 8, timeout: float = 60) -> None:
         self.server = server
+        self.timeout = timeout
         self.scores: list[list[float]] = []
         self.failures: list[str] = []
         self._stop = threading.Event()
@@ -117,7 +129,7 @@ class Load:
     def _ask(self) -> None:
         while not self._stop.is_set():
             try:
-                response = self.server.ask(timeout=60)
+                response = self.server.ask(self.timeout)
             except httpx.HTTPError as e:
                 self.failures.append(type(e).__name__)
                 if isinstance(e, httpx.ConnectError):

@@ -58,7 +58,6 @@ def note() -> None:
         "platform": type(current_platform).__name__,
         "folder": os.getcwd(),
         "host": os.environ.get("TESTS_SERVING_HOST", socket.gethostname()),
-        "node": os.environ.get("RAY_NODE_ID", ""),
         "env": {k: v for k, v in os.environ.items() if k.startswith("VLLM")},
         "start": multiprocessing.get_start_method(allow_none=True),
         "ray": "ray" in sys.modules,

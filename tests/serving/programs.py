@@ -130,11 +130,11 @@ class Program:
         return {process for process in self._known if runs(process)}
 
     def names(self) -> list[str]:
-        """Return the names that vLLM gives its processes, as ``Worker_TP0``."""
+        """Return the names of its processes that have one, as ``Worker_TP0``."""
         return sorted(filter(None, map(name, self.family())))
 
     def named(self, start: str) -> list[psutil.Process]:
-        """Return its processes whose name that vLLM gives begins so."""
+        """Return its processes whose name begins so, in the order of their names."""
         found = [p for p in self.family() if name(p).startswith(start)]
         return sorted(found, key=name)
 
@@ -231,9 +231,9 @@ def runs(process: psutil.Process) -> bool:
 
 
 def name(process: psutil.Process) -> str:
-    """Return the name that vLLM gives a process, as ``Worker_TP0``, or ""."""
+    """Return the name that vLLM or Ray gives a process, as ``Worker_TP0``, or ""."""
     try:
-        title = re.match(r"(?:ray::)?VLLM::(\S+)", " ".join(process.cmdline()))
+        title = re.match(r"(?:ray::|VLLM::)+(\S+)", " ".join(process.cmdline()))
     except psutil.Error:
         return ""
     return title[1] if title else ""

@@ -25,7 +25,7 @@ from tests.serving.programs import free_port
 from tests.serving.server import EXAMPLE, Server
 from vllm_xpu_fp8_plugin.kernel_package import installed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 Start = Callable[..., Server]
 
@@ -87,7 +87,6 @@ def unfinished(server: Server) -> float:
     return sum(float(line.split()[-1]) for line in lines)
 
 
-@pytest.mark.soak
 def test_clients_that_leave_and_a_sigterm_under_load(start: Start) -> None:
     """Catches requests that stay in the engine, and a server that does not go.
 
@@ -104,34 +103,32 @@ def test_clients_that_leave_and_a_sigterm_under_load(start: Start) -> None:
             assert time.monotonic() < end, "requests of clients that left are kept"
             time.sleep(0.5)
         assert server.scores() == pytest.approx(expected, abs=faults.TOLERANCE)
-        with Load(server) as load:
+        with Load(server, timeout=faults.PATIENCE) as load:
             load.wait_for(16)
             server.terminate()
-            print(f"SIGTERM under load: {server.end(faults.END):.1f} s", load.failures)
+            faults.assert_ends_by(server, "Shutting down", 0)
         for scores in load.scores:
             assert scores == pytest.approx(expected, abs=faults.TOLERANCE)
-        # Those in the engine are refused in words, the others find no server.
-        assert set(load.failures) <= {"500", "503", *faults.CUT_OFF}
-        assert server.process.returncode == 0
+        assert set(load.failures) <= faults.ASKED_TO_END
 
 
-@pytest.mark.soak
-def test_op_that_has_no_memory_in_a_layer(start: Start) -> None:
+@pytest.mark.parametrize("servers", [1, 2])
+def test_op_that_has_no_memory_in_a_layer(servers: int, start: Start) -> None:
     """Catches an answer in spite of it, a wait without end, a log without a reason.
 
     test_server.py has an op that raises.
     """
-    with start(TESTS_SERVING_FAULT="memory:5") as server:
+    flags = ("--api-server-count", str(servers))
+    with start(*flags, TESTS_SERVING_FAULT="memory:5") as server:
         server.ready().scores()
         probe.trigger(server.folder).touch()
         response = server.ask()
         assert response.status_code == 500
         assert "EngineCore encountered an issue" in response.text
         reason = "OutOfMemoryError: XPU out of memory"
-        faults.assert_ends_by(server, reason, 0)
+        faults.assert_ends_by(server, reason, int(servers > 1))
 
 
-@pytest.mark.soak
 def test_engine_that_is_killed(start: Start) -> None:
     """Catches workers that outlive their engine, and clients that wait for it."""
     with start("--tensor-parallel-size", "2") as server:
@@ -140,16 +137,13 @@ def test_engine_that_is_killed(start: Start) -> None:
             load.wait_for(8)
             (engine,) = server.named("EngineCore")
             engine.kill()
-            print(f"engine killed: {server.end(faults.END):.1f} s", load.failures)
-        print(server.process.returncode)
+            faults.assert_ends_by(server, "engine core exited unexpectedly", 0)
         for scores in load.scores:
             assert scores == pytest.approx(expected, abs=faults.TOLERANCE)
         assert "500" in load.failures
-        assert set(load.failures) <= {"500", "503", *faults.CUT_OFF}
-        assert "engine core exited unexpectedly" in server.output
+        assert set(load.failures) <= faults.ENDED
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("executor", ["mp", "ray"])
 def test_worker_that_is_killed_amid_a_request(executor: str, start: Start) -> None:
     """Catches the other worker waiting for it without end, and the client with it."""
@@ -167,11 +161,10 @@ def test_worker_that_is_killed_amid_a_request(executor: str, start: Start) -> No
         waited = time.monotonic() - begun
         print(f"worker killed, {executor}: {response.status_code} after {waited:.1f} s")
         assert response.status_code == 500
-        print(f"ended after {server.end(faults.END):.1f} s", server.process.returncode)
-        assert "died" in server.output
+        within = faults.RAY_END if executor == "ray" else faults.END
+        faults.assert_ends_by(server, "died", 0, within)
 
 
-@pytest.mark.soak
 def test_kernel_package_that_is_replaced(start: Start, tmp_path: Path) -> None:
     """Catches answers by half of the old and half of the new package."""
     place = tmp_path / "packages"
@@ -227,7 +220,6 @@ def full_disk(folder: Path, then: str = "") -> tuple[str, ...]:
 needs_mount = pytest.mark.skipif(not can_mount(), reason="may not mount a tmpfs")
 
 
-@pytest.mark.soak
 @needs_mount
 def test_disk_that_is_full_before_the_device_is_compiled(
     start: Start, tmp_path: Path
@@ -244,7 +236,6 @@ def test_disk_that_is_full_before_the_device_is_compiled(
         assert "Traceback" not in server.output
 
 
-@pytest.mark.soak
 @needs_mount
 def test_disk_that_is_full_once_the_device_is_compiled(
     start: Start, tmp_path: Path

@@ -4,6 +4,7 @@
 Only the command that starts the server has its variables, as docs/deploy.md says.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.serving.server import EXAMPLE, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(1200)]
 
-UP, END = 500, 90
+UP = 500
 FLAGS = {
     "tensor": (
         *("--distributed-executor-backend", "ray"),
@@ -75,11 +76,9 @@ def test_a_server_on_two_hosts_and_one_that_goes(
             with Load(server, 4) as load:
                 load.wait_for(8)
                 other.kill()
-                print(f"host lost: ended after {server.end(END):.1f} s", load.failures)
-            print(server.process.returncode)
-            assert "EngineDeadError" in server.output
+                faults.assert_ends_by(server, "EngineDeadError", 0, faults.RAY_END)
             assert load.failures
-            assert set(load.failures) <= {"500", "503", *faults.CUT_OFF}
+            assert set(load.failures) <= faults.ENDED
             for scores in load.scores:
                 assert scores == pytest.approx(expected, abs=faults.TOLERANCE)
     with Host("b", tmp_path, head) as other:
@@ -90,5 +89,8 @@ def test_a_server_on_two_hosts_and_one_that_goes(
             assert again == pytest.approx(expected, abs=faults.TOLERANCE)
             print(f"service is back {time.monotonic() - begun:.0f} s after the host")
             server.terminate()
-            print(f"SIGTERM: {server.end(END):.1f} s")
-        assert head.names() == []
+            faults.assert_ends_by(server, "Shutting down", 0, faults.RAY_END)
+        end = time.monotonic() + 10
+        while busy := [n for n in head.names() if re.search("Worker|EngineCore", n)]:
+            assert time.monotonic() < end, busy
+            time.sleep(0.5)
