@@ -80,11 +80,10 @@ def _experts_of_another(worker: Any) -> None:
         _write(worker, weights, lambda before: before.roll(1, 0))
 
 
-def _scales_of_another(worker: Any) -> None:
-    """Give each expert the scales of the one before it."""
-    for name in ("w13_weight_scale", "w13_weight_scale_inv"):
-        for scales in _parameters(worker, name):
-            _write(worker, scales, lambda before: before.roll(1, 0))
+def _scales_of_another_block(worker: Any) -> None:
+    """Give each block of an expert's gates the scale of one beside it."""
+    for scales in _parameters(worker, "w13_weight_scale_inv"):
+        _write(worker, scales, lambda before: before.roll((1, 1), (1, 2)))
 
 
 def _halves_swapped(worker: Any) -> None:
@@ -158,7 +157,7 @@ def _adapter_of_another(worker: Any) -> None:
 
 WORKERS: dict[str, Callable[[Any], None]] = {
     "experts, gates of another": _experts_of_another,
-    "experts, scales of another": _scales_of_another,
+    "experts, scales of another block": _scales_of_another_block,
     "experts, halves of each byte swapped": _halves_swapped,
     "router, not renormalised": _not_renormalised,
     "router, weights ignored": _router_weights_ignored,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.model_kinds import KINDS, Checkpoint, flags
+from tests.model_kinds import KINDS, Checkpoint, flags, plain
 from tests.verify.faulty_engine import run_arm
 from tests.verify.texts import made_up
 from vllm_xpu_fp8_plugin.verify.verdict import judge
@@ -37,17 +37,41 @@ class Case(NamedTuple):
     drifts: bool = False
 
 
+_EXPERTS = "experts, gates of another"
+_IGNORED = "router, weights ignored"
+_INT4 = ("int4, zero point off by one", "int4, scale of another group")
 _FP8_CACHE = {"kv_cache_dtype": "fp8"}
 
 CASES = {
+    # A token gets all experts, so that none changes places with another.
+    "qwen3-moe-fp8": Case(
+        (_EXPERTS, _IGNORED), make=plain("Qwen3MoeForCausalLM", num_experts=2)
+    ),
+    "mixtral-fp8": Case(
+        (_EXPERTS, _IGNORED), make=plain("MixtralForCausalLM", num_local_experts=2)
+    ),
+    "qwen3-moe-block-fp8": Case((_EXPERTS,)),
     "deepseek-v2-fp8-cache": Case(("latent, written a page on",)),
     "qwen3-next": Case(("state, not reset",), _FP8_CACHE),
+    "gptq": Case(_INT4),
+    "auto-round": Case(_INT4),
+    "auto-round-package": Case(_INT4),
+    "gpt-oss-mxfp4": Case(("experts, halves of each byte swapped",)),
     "minicpm-fp8": Case(("MiniCPM, width ignored",)),
     "lora": Case(("LoRA, adapter of another",)),
+    "qwen3-embedder": Case(("pooling, the token before",), {"quantization": "fp8"}),
+    # A decoder that classifies does not start with FP8 weights.
+    "qwen3-classifier": Case(("pooling, the first token",), _FP8_CACHE),
 }
+# What is renormalised are the weights of some of the experts.
+SOME_EXPERTS = Case(("router, not renormalised",), drifts=True)
 
 
-@pytest.mark.parametrize(("name", "case"), CASES.items())
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [*CASES.items(), ("qwen3-moe-fp8", SOME_EXPERTS)],
+    ids=[*CASES, "qwen3-moe-fp8-some"],
+)
 def test_faults_of_a_kind_are_seen(name: str, case: Case, tmp_path: Path) -> None:
     """Catches a fault that passes, and a sound model that does not."""
     kind = KINDS[name]
