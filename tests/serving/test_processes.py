@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.serving import faults, probe
+from tests.serving.faults import Load
 from tests.serving.server import EXAMPLE, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 TENSOR = ("--tensor-parallel-size", "2")
 DATA = ("--data-parallel-size", "2")
-FORK = {"VLLM_WORKER_MULTIPROCESSING_METHOD": "fork"}
+FORK = {"VLLM_WORKER_MULTIPROC_METHOD": "fork"}
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,10 @@ def test_every_process_has_the_plugin(
         print(server.names())
         notes = probe.notes(tmp_path)
         print([(n["process"], n["start"], n["parent"], n["pid"]) for n in notes])
+        starts = {n["start"] for n in notes if n["process"] != "MainProcess"}
+        # Also where fork is asked for, since a device was made before.
+        assert starts == {"spawn"}
+        assert ("XPU is initialized" in server.output) == (environ == FORK)
         for name in names:
             assert server.named(name), name
         # Each engine and each API server gets some of these.
@@ -71,9 +76,21 @@ def test_every_process_has_the_plugin(
             assert again == pytest.approx(scores, abs=faults.TOLERANCE)
         coordinators = len(server.named("DPCoordinator"))
         probe.assert_active_in_each(server, count, coordinators)
-        if two_engines := server.named("EngineCore_DP"):
-            # The other goes with it, and so do those that would ask it.
-            two_engines[1].kill()
-        else:
-            server.terminate()
-        print(f"ended after {server.end(60):.1f} s", server.process.returncode)
+        found = server.names()
+        with Load(server, timeout=faults.PATIENCE) as load:
+            load.wait_for(8)
+            if two_engines := server.named("EngineCore_DP"):
+                # The other goes with it, and so do those that would ask it.
+                two_engines[1].kill()
+                several = "APIServer_0" in found
+                died = "EngineCore_DP1 died" if several else "engine core exited"
+                faults.assert_ends_by(server, f"{died} unexpectedly", int(several))
+                allowed = faults.ENDED
+            else:
+                server.terminate()
+                within = faults.RAY_END if "ray" in flags else faults.END
+                faults.assert_ends_by(server, "Shutting down", 0, within)
+                allowed = faults.ASKED_TO_END
+        for answer in load.scores:
+            assert answer == pytest.approx(scores, abs=faults.TOLERANCE)
+        assert set(load.failures) <= allowed
