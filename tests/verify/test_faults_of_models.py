@@ -50,7 +50,7 @@ CASES = {
     "mixtral-fp8": Case(
         (_EXPERTS, _IGNORED), make=plain("MixtralForCausalLM", num_local_experts=2)
     ),
-    "qwen3-moe-block-fp8": Case((_EXPERTS,)),
+    "qwen3-moe-block-fp8": Case((_EXPERTS, "experts, scales of another block")),
     "deepseek-v2-fp8-cache": Case(("latent, written a page on",)),
     "qwen3-next": Case(("state, not reset",), _FP8_CACHE),
     "gptq": Case(_INT4),
