@@ -2,6 +2,7 @@
 """Checkpoints with weights of four bits, packed as their formats say."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-_E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 _GROUP = 32
+_LINEAR = re.compile(r"proj|encoder\..*\.(query|key|value|dense)\.")
 
 
 def mxfp4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -22,15 +23,23 @@ def mxfp4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         that these stand for.
 
     """
+    # compressed-tensors' own packing.
+    from compressed_tensors.compressors.mx_utils import compress_mx_scale
+    from compressed_tensors.compressors.nvfp4.helpers import (
+        pack_fp4_to_uint8,
+        unpack_fp4_from_uint8,
+    )
+
     groups = weight.float().unflatten(-1, (-1, _GROUP))
-    exponent = torch.log2(groups.abs().amax(-1, keepdim=True) / 6).ceil()
-    scaled = groups / torch.exp2(exponent)
-    size = (scaled.abs().unsqueeze(-1) - _E2M1).abs().argmin(-1)
-    codes = size + 8 * (scaled < 0)
-    values = _E2M1[size] * torch.where(scaled < 0, -1.0, 1.0) * torch.exp2(exponent)
-    packed = codes[..., ::2] | codes[..., 1::2] << 4
-    scales = (exponent.squeeze(-1) + 127).to(torch.uint8)
-    return packed.to(torch.uint8), scales, values.flatten(-2)
+    scale = torch.exp2((groups.abs().amax(-1, keepdim=True) / 6).log2().ceil())
+    rows = (groups / scale).flatten(0, -2)
+    codes = pack_fp4_to_uint8(rows)
+    values = unpack_fp4_from_uint8(codes, *rows.shape, torch.float32)
+    return (
+        codes.view(*groups.shape[:-1], _GROUP // 2),
+        compress_mx_scale(scale.squeeze(-1), torch.uint8),
+        (values.view_as(groups) * scale).flatten(-2),
+    )
 
 
 def int4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,7 +67,7 @@ def pack(source: str, folder: Path, kind: str) -> tuple[str, str]:
         source: A folder with a model in float32.
         folder: Two folders are made in it.
         kind: "mxfp4": the experts of a gpt-oss. "gptq" or "auto-round": the
-            projections of a decoder, in GPTQ's packing.
+            linear layers of a decoder or of a BERT, in GPTQ's packing.
 
     Returns:
         The folders of the packed checkpoint and of the same weights in float32.
@@ -71,7 +80,7 @@ def pack(source: str, folder: Path, kind: str) -> tuple[str, str]:
             codes, scales, values = mxfp4(weight.transpose(1, 2))
             packed[f"{name}_blocks"], packed[f"{name}_scales"] = codes, scales
             tensors[name] = values.transpose(1, 2).contiguous()
-        elif kind != "mxfp4" and weight.dim() == 2 and "proj" in name:
+        elif kind != "mxfp4" and weight.dim() == 2 and _LINEAR.search(name):
             stem = name.removesuffix(".weight")
             codes, scales, tensors[name] = int4(weight)
             packed[f"{stem}.qweight"], packed[f"{stem}.scales"] = codes, scales

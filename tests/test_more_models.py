@@ -13,13 +13,13 @@ import httpx
 import pytest
 
 from tests.engine import run_engine
+from tests.model_answers import farthest
 from tests.model_kinds import (
     ADAPTERS,
     KINDS,
     PROMPTS,
     Checkpoint,
     Kind,
-    farthest,
     flags,
 )
 from tests.serving.programs import BIN
@@ -46,8 +46,10 @@ def checkpoint(
     return find
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [(name, n) for name, kind in KINDS.items() for n in (1, 2)[: 1 + kind.splits]],
+)
 def test_kind_agrees_with_transformers(
     name: str, workers: int, checkpoint: Callable[[str], Checkpoint]
 ) -> None:
