@@ -18,7 +18,7 @@ test: lint
 
 # Architectures and formats beyond those of `make test`, an engine each.
 models: .venv/ready
-	$(BIN)/python -m pytest -q -m models
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m models
 
 # A server under load, with clients and with bad input; then servers that break, of many
 # processes and of two hosts.
