@@ -16,6 +16,7 @@ import torch
 from vllm.logger import init_logger
 
 from vllm_xpu_fp8_plugin import kernel_trial
+from vllm_xpu_fp8_plugin.kernel_package import left_out
 from vllm_xpu_fp8_plugin.loading import after_loading
 
 logger = init_logger("vllm.xpu_fp8_plugin.descales")
@@ -23,8 +24,6 @@ logger = init_logger("vllm.xpu_fp8_plugin.descales")
 _KERNEL = "flash_attn_varlen_func"
 _TENSORS = {"q_descale": "q", "k_descale": "k", "v_descale": "v"}
 _SCALES = ("_k_scale", "_v_scale")
-# vLLM's backend that computes keys and values of different size.
-DIFFKV_COMPUTES_THEM = "TRITON_ATTN_DIFFKV"
 
 
 @functools.cache
@@ -119,7 +118,7 @@ def refuse_value_sizes(model: torch.nn.Module) -> None:
             f"{name} has keys of {layer.head_size} and values of {layer.head_size_v} "
             "values a head. The installed XPU FlashAttention kernel takes both for "
             "equal in a prefill, so that its answers are wrong. Use "
-            f"--attention-backend {DIFFKV_COMPUTES_THEM} where the model lets it be "
+            f"--attention-backend {left_out.DIFFKV_TRITON} where the model lets it be "
             "chosen, or run it with transformers."
         )
 

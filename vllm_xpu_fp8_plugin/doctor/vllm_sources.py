@@ -8,8 +8,7 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-# vLLM's backends for keys and values of different size.
-DIFFKV_FLASH, DIFFKV_TRITON = "FLASH_ATTN_DIFFKV", "TRITON_ATTN_DIFFKV"
+from vllm_xpu_fp8_plugin.kernel_package.left_out import DIFFKV_TRITON
 
 
 def folder() -> Path | None:

@@ -9,6 +9,8 @@ both and passes neither on). Where a kernel can be asked, `kernel_trial` tries i
 # vLLM's backend that computes them in decoder layers, and in encoder layers if its
 # function for these takes them.
 COMPUTES_THEM = "TRITON_ATTN"
+# The same for values of another size than keys (DiffKV), and the one that does not.
+DIFFKV_TRITON, DIFFKV_FLASH = "TRITON_ATTN_DIFFKV", "FLASH_ATTN_DIFFKV"
 
 NOWHERE = (
     "No attention backend of this vLLM computes it in an encoder layer on an XPU "

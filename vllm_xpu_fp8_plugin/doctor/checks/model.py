@@ -17,7 +17,11 @@ from vllm_xpu_fp8_plugin.doctor.checks import weights
 from vllm_xpu_fp8_plugin.doctor.linear_layers import checkpoint_method
 from vllm_xpu_fp8_plugin.doctor.model_setup import Backend, ModelSetup
 from vllm_xpu_fp8_plugin.doctor.report import Check, Status
-from vllm_xpu_fp8_plugin.kernel_package.left_out import COMPUTES_THEM
+from vllm_xpu_fp8_plugin.kernel_package.left_out import (
+    COMPUTES_THEM,
+    DIFFKV_FLASH,
+    DIFFKV_TRITON,
+)
 
 _STATUS = {
     verdicts.COMPILED: Status.OK,
@@ -27,7 +31,7 @@ _STATUS = {
     verdicts.UNKNOWN: Status.NOTE,
 }
 _FLASH = "FlashAttentionBackend"
-_EXAMINED = (_FLASH, "XPUFp8AttentionBackend", vllm_sources.DIFFKV_FLASH)
+_EXAMINED = (_FLASH, "XPUFp8AttentionBackend", DIFFKV_FLASH)
 _NOT_ASKED = Backend(_FLASH, _FLASH, None)
 # vLLM's option for the backend of a kind of layers.
 _OPTIONS = {MEDIA: "--mm-encoder-attn-backend"}
@@ -109,7 +113,7 @@ def _name(layers: AttentionLayers, path: str, setup: ModelSetup) -> str:
     triton = vllm_sources.takes_triton_diffkv(
         setup.vllm, architecture(setup.model.config)
     )
-    return vllm_sources.DIFFKV_TRITON if triton else vllm_sources.DIFFKV_FLASH
+    return DIFFKV_TRITON if triton else DIFFKV_FLASH
 
 
 def describe(layers: AttentionLayers) -> str:
