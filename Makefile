@@ -63,7 +63,8 @@ ends: .venv/ready
 newest: .venv/ready
 	env -u VLLM -u KERNELS PATH=$(BIN):$$PATH scripts/newest.sh
 
-# CHECKOUT is a checkout of vllm-xpu-kernels, whose tests run unmodified; half an hour.
+# CHECKOUT is a checkout of vllm-xpu-kernels, whose tests run unmodified; two hours, most
+# of it attention's in PyTorch.
 kernel-tests: .venv/ready
 	$(BIN)/python -m tests.kernel_tests $(CHECKOUT)
 
