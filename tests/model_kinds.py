@@ -31,6 +31,7 @@ ADAPTERS = (0, 1, 0)
 
 _HALF: dict[str, Any] = {"dtype": "float16"}
 
+_BF16: dict[str, Any] = {"dtype": "bfloat16"}
 _FP8: dict[str, Any] = {**_HALF, "quantization": "fp8"}
 
 
@@ -214,6 +215,9 @@ KINDS = {
     # An expert that is another's. A router's two best may change places in half.
     "qwen3-moe": Kind(plain("Qwen3MoeForCausalLM"), _HALF, 0.3),
     "mixtral": Kind(plain("MixtralForCausalLM"), _HALF, 0.05),
+    # A type of fewer digits: bars are wider, and the kernels are others.
+    "mixtral-bf16": Kind(plain("MixtralForCausalLM"), _BF16, 0.05),
+    "deepseek-v2-bf16": Kind(plain("DeepseekV2ForCausalLM"), _BF16, 0.05),
     # An expert's scale that is another's, or of both projections apart.
     "qwen3-moe-fp8": Kind(
         plain("Qwen3MoeForCausalLM"), _FP8, 0.35, reference=rounded_to_fp8
@@ -244,9 +248,7 @@ KINDS = {
         _packed(_minilm, "auto-round"), _HALF, 0.001, "embed", _mean_state
     ),
     # Halves of a byte swapped, or a scale along the wrong axis.
-    "gpt-oss-mxfp4": Kind(
-        _packed(_made("GptOssForCausalLM"), "mxfp4"), {"dtype": "bfloat16"}, 0.4
-    ),
+    "gpt-oss-mxfp4": Kind(_packed(_made("GptOssForCausalLM"), "mxfp4"), _BF16, 0.4),
     # FP8 that changes what the model's constants multiply (vLLM #39862).
     "minicpm": Kind(_minicpm, _HALF, 0.05),
     "minicpm-fp8": Kind(_minicpm, _FP8, 0.5),
