@@ -49,7 +49,7 @@ def test_a_weight_is_converted_again_once_it_changes(how: str, inference: bool) 
 def test_sums_see_every_value_and_its_place(
     shape: tuple[int, ...], dtype: torch.dtype, data: st.DataObject
 ) -> None:
-    """Catches an end that is not read, and two experts that have changed places."""
+    """Catches an end that is not read, and two values that have changed places."""
     values = torch.randint(0, 120, shape).to(dtype)
     flat = values.view(-1)
     first, second = (
@@ -64,6 +64,13 @@ def test_sums_see_every_value_and_its_place(
     other.copy_(values)
     other.view(-1)[first] = a + 8 if a < 100 else 0
     assert not torch.equal(_sums(other), before)
+
+
+@pytest.mark.parametrize("size", [8, 4096])
+def test_sums_see_parts_that_have_changed_places(size: int) -> None:
+    """Catches experts swapped, whose columns add up to the same, and words in a row."""
+    experts = torch.randint(0, 256, (4, size), dtype=torch.uint8)
+    assert not torch.equal(_sums(experts[[1, 0, 2, 3]]), _sums(experts))
 
 
 def test_sums_are_of_a_view_of_any_strides_and_of_it_alone() -> None:

@@ -126,7 +126,7 @@ def _sums(tensor: Tensor) -> Tensor:
 
     Its 8-byte words stand in rows of `_WORDS`, whose sums and those of the columns are
     taken: a change goes unseen only if it cancels out in both. What is left of the last
-    row is returned as it is. Reading a weight so takes a thirtieth of a product's time.
+    row is returned as it is.
     """
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     memory = tensor.permute(order).contiguous().flatten()
