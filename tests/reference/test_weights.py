@@ -68,7 +68,7 @@ def test_sums_see_every_value_and_its_place(
 
 @pytest.mark.parametrize("size", [8, 4096])
 def test_sums_see_parts_that_have_changed_places(size: int) -> None:
-    """Catches experts swapped, whose columns add up to the same, and words in a row."""
+    """Catches experts swapped, whose columns add up to the same."""
     experts = torch.randint(0, 256, (4, size), dtype=torch.uint8)
     assert not torch.equal(_sums(experts[[1, 0, 2, 3]]), _sums(experts))
 
