@@ -11,8 +11,6 @@ Run it in an environment that has vLLM for CUDA and not this package.
 """
 
 import argparse
-import gc
-import hashlib
 import json
 import os
 import statistics
@@ -20,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from typing import Any
 from rich.console import Console
 
 ROOT = Path(__file__).parent.parent
+WORKER = Path(__file__).with_name("cuda_worker.py")
 ARMS = {"not_installed": None, "installed_off": "", "installed_on": "1"}
 WORKLOADS: dict[str, dict[str, Any]] = {
     "decoder_bf16_kv": {"architecture": "LlamaForCausalLM", "kv_cache_dtype": "auto"},
@@ -55,116 +53,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 512,
     },
 }
-_MARK = "PARITY "
-
-
-class Worker:
-    """One vLLM engine of one arm; runs in a process of its own."""
-
-    def __init__(self, workload: str, model: str) -> None:
-        """Start the engine."""
-        from vllm import LLM
-
-        arguments = {**WORKLOADS[workload]}
-        del arguments["architecture"]
-        self.decoder = "runner" not in arguments
-        self.llm = LLM(
-            model,
-            dtype="bfloat16",
-            seed=0,
-            # Three engines share the GPU.
-            gpu_memory_utilization=0.3,
-            kv_cache_memory_bytes=12 << 30,
-            enable_prefix_caching=False,
-            disable_log_stats=True,
-            # Graphs for decoding, as by default; without the minutes of compilation.
-            compilation_config={
-                "mode": 0,
-                "cudagraph_mode": "FULL_DECODE_ONLY" if self.decoder else "NONE",
-                "cudagraph_capture_sizes": [128],
-            },
-            **arguments,
-        )
-        prompts = json.loads((Path(model) / "prompts.json").read_text())
-        self.prompts = [{"prompt_token_ids": p} for p in prompts]
-
-    def run(self, logprobs: int | None = None) -> list[Any]:
-        """Answer the requests."""
-        from vllm import SamplingParams
-
-        if not self.decoder:
-            return self.llm.embed(self.prompts, use_tqdm=False)
-        params = SamplingParams(
-            temperature=0,
-            max_tokens=32,
-            ignore_eos=True,
-            logprobs=logprobs,
-            detokenize=False,
-        )
-        return self.llm.generate(self.prompts, params, use_tqdm=False)
-
-    def outputs(self) -> list[Any]:
-        """Return vectors, or tokens with their logprobs, exactly."""
-        done = self.run(logprobs=1)
-        if not self.decoder:
-            return [o.outputs.embedding for o in done]
-        return [
-            [(t, p[t].logprob) for t, p in zip(x.token_ids, x.logprobs, strict=True)]
-            for x in (o.outputs[0] for o in done)
-        ]
-
-    def answer(self) -> dict[str, Any]:
-        """Return what identifies this arm and its outputs."""
-        import torch
-        import vllm
-        from vllm.platforms import current_platform
-
-        outputs = json.dumps(self.outputs())
-        layers = self.llm.llm_engine.vllm_config.compilation_config
-        impls = {
-            f"{type(layer.impl).__module__}.{type(layer.impl).__qualname__}"
-            for layer in layers.static_forward_context.values()
-        }
-        platform = type(current_platform)
-        return {
-            "platform": f"{platform.__module__}.{platform.__qualname__}",
-            "attention": sorted(impls),
-            "plugin_imported": "vllm_xpu_fp8_plugin" in sys.modules,
-            "outputs_sha256": hashlib.sha256(outputs.encode()).hexdigest(),
-            "distinct_outputs": len(set(map(json.dumps, json.loads(outputs)))),
-            "gpu": torch.cuda.get_device_name(),
-            "vllm": vllm.__version__,
-            "torch": torch.__version__,
-        }
-
-    def profile(self) -> dict[str, int]:
-        """Return the kernels launched for the requests: name -> count."""
-        from torch.profiler import ProfilerActivity, profile
-
-        self.run()
-        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-            self.run()
-        kernels = (e for e in profiler.events() if "CUDA" in str(e.device_type))
-        return dict(Counter(e.name for e in kernels))
-
-    def time(self) -> float:
-        """Return the seconds that the requests take."""
-        import torch
-
-        gc.collect()
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        self.run()
-        torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-
-def serve(workload: str, model: str) -> None:
-    """Answer requests on stdin, a method's name a line, with JSON lines."""
-    worker = Worker(workload, model)
-    print(_MARK + '"ready"', flush=True)
-    for line in sys.stdin:
-        print(_MARK + json.dumps(getattr(worker, line.strip())()), flush=True)
+MARK = "PARITY "
 
 
 class Arm:
@@ -179,10 +68,13 @@ class Arm:
             path.insert(0, str(site))
             env["VLLM_XPU_FP8_PLUGIN"] = ARMS[arm] or ""
         env["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+        arguments = {
+            k: v for k, v in WORKLOADS[workload].items() if k != "architecture"
+        }
         self.name = arm
         self.log = site.parent / f"{workload}.{arm}.log"
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--serve", workload, model],
+            [sys.executable, WORKER, MARK, json.dumps(arguments), model],
             env=env,
             cwd=site.parent,
             stdin=subprocess.PIPE,
@@ -195,8 +87,8 @@ class Arm:
         """Wait for the process's next result."""
         assert self.process.stdout
         for line in self.process.stdout:
-            if line.startswith(_MARK):
-                return json.loads(line[len(_MARK) :])
+            if line.startswith(MARK):
+                return json.loads(line[len(MARK) :])
         raise SystemExit(
             f"cuda_parity.py: the process of arm {self.name} ended. The end of its "
             f"log:\n{self.log.read_text()[-3000:]}"
@@ -284,10 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=25, help="timed rounds an arm")
     parser.add_argument("--output", type=Path, help="write the JSON here too")
-    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.serve:
-        return serve(*args.serve)
     if [e for e in entry_points(group="vllm.platform_plugins") if e.name == "xpu_fp8"]:
         sys.exit("cuda_parity.py: run it where vllm-xpu-fp8-plugin is not installed.")
     sys.path.insert(0, str(ROOT))
