@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vllm_xpu_fp8_plugin.reference.rotary and .mrope, through torch's ops."""
+"""vllm_xpu_fp8_plugin.reference.rotary, through torch's ops."""
 
 from typing import Any
 
@@ -19,22 +19,13 @@ from tests.reference.ops import (
     refused,
     unchecked,
 )
-from vllm_xpu_fp8_plugin.reference import mrope
+from tests.reference.rotations import MAX_POSITION, cache_of
 
 pytestmark = pytest.mark.usefixtures("how")
 PROPERTY = settings(max_examples=100, deadline=None, derandomize=True)
 FLOATS = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 # Head size and how much of it is rotated.
 HEADS = st.sampled_from([(2, 2), (8, 8), (8, 4), (16, 12), (12, 12)])
-MAX_POSITION = 50
-
-
-def cache_of(rot_dim: int, dtype: torch.dtype) -> Tensor:
-    """Return cosines and sines [MAX_POSITION, rot_dim], as vLLM lays them out."""
-    angle = torch.arange(MAX_POSITION)[:, None] * 100.0 ** (
-        -torch.arange(rot_dim // 2) / rot_dim
-    )
-    return torch.cat([angle.cos(), angle.sin()], dim=-1).to(dtype)
 
 
 def is_rotated(
@@ -147,79 +138,12 @@ def test_rotation_writes_its_output_only() -> None:
     assert torch.equal(source.view, values) and out.is_untouched_outside()
 
 
-@PROPERTY
-@given(
-    st.integers(1, 4),
-    st.sampled_from([(2, 1), (1, None), (2, 2)]),
-    st.lists(st.integers(0, 3), min_size=1, max_size=4).filter(any),
-    st.booleans(),
-    FLOATS,
-    st.booleans(),
-    st.booleans(),
-    st.integers(0, 99),
-)
-def test_multimodal_rotation(
-    tokens: int,
-    heads: tuple[int, int | None],
-    sections: list[int],
-    interleaved: bool,
-    dtype: torch.dtype,
-    is_neox: bool,
-    flat: bool,
-    seed: int,
-) -> None:
-    """Catches a pair that takes its angle from another section."""
-    torch.manual_seed(seed)
-    interleaved = interleaved and len(sections) == 3
-    rot_dim = 2 * sum(sections)
-    head_size = rot_dim + 2
-    table = cache_of(rot_dim, dtype)
-    positions = torch.randint(MAX_POSITION, (len(sections), tokens))
-    of_pair = [s for s, count in enumerate(sections) for _ in range(count)]
-    if interleaved:
-        # Of vLLM's apply_interleaved_rope.
-        of_pair = [0] * sum(sections)
-        for axis in (1, 2):
-            for pair in range(axis, min(3 * sections[axis], len(of_pair)), 3):
-                of_pair[pair] = axis
-
-    def cos_sin(token: int) -> Tensor:
-        rows = [table[positions[s, token]].view(2, -1) for s in of_pair]
-        return torch.stack([row[:, pair] for pair, row in enumerate(rows)], dim=1)
-
-    slabs, befores = [], []
-    for count in filter(None, heads):
-        values = torch.randn(tokens, count, head_size).to(dtype)
-        shape = (tokens, count * head_size) if flat else (tokens, count, head_size)
-        slabs.append(Slab(shape, dtype, (3,) if flat else (1, 2), values.view(shape)))
-        befores.append(values)
-    key = slabs[1].view if len(slabs) > 1 else None
-    arguments = (positions, slabs[0].view, key, head_size, table, is_neox, sections)
-    if interleaved:
-        # An argument since 0.1.16.
-        mrope.multimodal_rotary_embedding(*arguments, mrope_interleaved=True)
-    else:
-        Ops("_xpu_C").multimodal_rotary_embedding(*arguments)
-    for slab, before in zip(slabs, befores, strict=True):
-        result = slab.view.reshape(before.shape)
-        exact = oracle.rotated_heads(before, cos_sin, is_neox)
-        size = before.double().square().sum(-1, keepdim=True).sqrt()
-        # bfloat16 is computed in float32, and rounded once; since 0.1.16 if compiled.
-        once = dtype == torch.bfloat16 and Ops.how != COMPILED
-        eps = 2.0**-23 if once else torch.finfo(dtype).eps
-        assert is_close(result, exact, error=1.5 * eps * size)
-        assert slab.is_untouched_outside()
-
-
 @in_pytorch_only
 def test_no_tokens_are_rotated() -> None:
     """Catches a division by the number of tokens."""
     positions = torch.empty(0, dtype=torch.int64)
     q, table = torch.empty(0, 8), cache_of(8, torch.float32)
     Ops("_C").rotary_embedding(positions, q, q, 8, table, True)
-    Ops("_xpu_C").multimodal_rotary_embedding(
-        positions.view(1, 0), q, q, 8, table, True, [4]
-    )
 
 
 _T = cache_of(8, torch.float32)
@@ -255,26 +179,6 @@ def test_what_the_rotary_kernel_cannot_take_is_refused(
     """Catches wrong reads of the kernel that PyTorch would hide."""
     with refused(message):
         Ops("_C").rotary_embedding(*arguments, True)
-
-
-_M = torch.zeros(3, 2, dtype=torch.int64)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((_M, _Q, None, 8, _T, True, [2, 2]), "len.mrope_section."),
-        ((_M.int(), _Q, None, 8, _T, True, [2, 1, 1]), "positions must be int64"),
-        ((_M, _Q, None, 8, _T, True, [2, 2, 1]), "sum to rot_dim / 2"),
-        ((torch.zeros(5, 2).long(), _Q, None, 8, _T, True, [1] * 5), "four sections"),
-    ],
-)
-def test_what_the_multimodal_kernel_refuses_is_refused(
-    arguments: tuple[Any, ...], message: str
-) -> None:
-    """Catches sections that do not cover the pairs."""
-    with refused(message):
-        Ops("_xpu_C").multimodal_rotary_embedding(*arguments)
 
 
 _X, _C = torch.ones(2, 2, 8), torch.ones(2, 4)

@@ -141,7 +141,7 @@ def _turned(x: Any) -> Any:
     return turned
 
 
-def rows_changed(which: Callable[[Result, int], list[int]], what: str) -> Change:
+def _rows_changed(which: Callable[[Result, int], list[int]], what: str) -> Change:
     """Return a change of some items: garbage, zeros, NaN, another item's answer."""
 
     def apply(reference: Result, arm: Result, rng: np.random.Generator) -> None:
@@ -161,15 +161,15 @@ def rows_changed(which: Callable[[Result, int], list[int]], what: str) -> Change
     return apply
 
 
-def first_items(work: Result, count: int) -> list[int]:
+def _first_items(work: Result, count: int) -> list[int]:
     return [work["order"][0]]
 
 
-def each_8th(work: Result, count: int) -> list[int]:
+def _each_8th(work: Result, count: int) -> list[int]:
     return work["order"][::8]
 
 
-def every_item(work: Result, count: int) -> list[int]:
+def _every_item(work: Result, count: int) -> list[int]:
     return list(range(count))
 
 
@@ -222,6 +222,16 @@ def _other_batch(strength: float) -> Change:
     return apply
 
 
+ITEMS: dict[str, Change] = {
+    f"{what}, {place}, all of it": _rows_changed(which, what)
+    for place, which in (
+        ("batch position, first", _first_items),
+        ("batch position, each 8th", _each_8th),
+        ("items, all", _every_item),
+    )
+    for what in ("NaN", "infinity", "zeros", "garbage", "another's")
+}
+
 _SCORES: dict[str, Change] = {
     **{f"noise, everywhere, {x:g} spreads": _noise(x) for x in (0.1, 0.2, 0.5, 1, 2)},
     **{f"scale, head, x{x:g}": _scale(x) for x in (1.02, 1.1, 2, 448, 1 / 448, -1)},
@@ -239,15 +249,7 @@ _SCORES: dict[str, Change] = {
         for what in ("NaN", "turned")
     },
     "infinity, length 128, all of them": at_lengths(LENGTHS["length 128"], "infinity"),
-    **{
-        f"{what}, {place}, all of it": rows_changed(which, what)
-        for place, which in (
-            ("batch position, first", first_items),
-            ("batch position, each 8th", each_8th),
-            ("items, all", every_item),
-        )
-        for what in ("NaN", "infinity", "zeros", "garbage", "another's")
-    },
+    **ITEMS,
     "saturated, each third item, at 0.5": _saturate,
     "identical arms, everywhere, bit by bit": identical,
     **{f"batch, one item, {x:g} spreads": _other_batch(x) for x in (0.1, 0.5, 2)},

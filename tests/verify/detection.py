@@ -2,184 +2,23 @@
 """How well `verify` tells faults from sound FP8: some 400 faults, 70 sound runs.
 
 ``python -m tests.verify.detection`` runs them, writes the table between the marks in
-docs/verify.md and the figure docs/images/detection.png. `changes` and `text_changes`
-spoil the answers of a sound arm, `engine_faults` the engine that answers.
+docs/verify.md and the figure docs/images/detection.png.
 """
 
-import copy
-import functools
 import re
 import sys
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
 from tests.real_models import ROOT
-from tests.verify import (
-    changes,
-    engine_faults,
-    saved_arms,
-    sound_models,
-    text_changes,
-    vector_changes,
-)
+from tests.verify import sound_models
 from tests.verify.environment import set_up
-from tests.verify.faulty_engine import Result
-from vllm_xpu_fp8_plugin.verify.verdict import judge
+from tests.verify.outcomes import ALIKE, TASKS, Outcome, engines, sound, spoilt
 
-TASKS = ("score", "embed", "classify", "generate")
-# The model of each task; the decoder's engine is slow, and gets less to do.
-_MODELS = {
-    "score": "scorer, raw logits",
-    "embed": "all-MiniLM-L6-v2",
-    "classify": "rxnfp",
-    "generate": "SmolLM2-135M, fp8 KV cache",
-}
-_AT_ONCE = 11
 # In the table: bold what raises an alarm, in brackets what passes.
 _MARKS = {"alarm": "**{}**", "drift": "{}", "pass": "({})", "hidden": "[{}]"}
-# A fault that moves no measure nearer to its limit than this times what rounding
-# does is hidden by it.
-_ALIKE = 1.5
-_FASTER = {
-    "flags": [
-        "--quantization",
-        "fp8",
-        "--kv-cache-dtype",
-        "fp8",
-        "--max-model-len",
-        "270",
-    ],
-    "max_tokens": 16,
-    "sweep": [1, 2, 5, 17, 40, 63, 64, 65, 69, 128, 133, 191, 197, 257, 261],
-}
-_CHANGES: dict[str, dict[str, changes.Change]] = {
-    "score": changes.SCORE,
-    "embed": vector_changes.EMBED,
-    "classify": changes.CLASSIFY,
-    "generate": text_changes.GENERATE,
-}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run.
-
-    Attributes:
-        task: Of the plan.
-        fault: "kind, place, strength", or the sound model's name.
-        engine: Whether an engine had the fault, rather than its answers.
-        verdict: "pass", "drift" or "alarm".
-        failed: The measures that said so.
-        margin: By what factor all limits could be wider and still fail it, or narrower
-            and still pass it; infinite where no limit allows any.
-
-    """
-
-    task: str
-    fault: str
-    engine: bool
-    verdict: str
-    failed: tuple[str, ...]
-    margin: float
-
-    @property
-    def shown(self) -> str:
-        """The mark in the table: "hidden" is what moves no measure beyond rounding."""
-        if self.verdict != "pass":
-            return self.verdict
-        hidden = self.margin <= _ALIKE * sound_margin(self.task)
-        return "hidden" if hidden else "pass"
-
-
-@functools.cache
-def sound_margin(task: str) -> float:
-    """Return the margin of a task's sound run, which faults are put into."""
-    return outcome(task, "", True, judge(*arms(task))).margin
-
-
-def outcome(task: str, fault: str, engine: bool, report: Result) -> Outcome:
-    """Return a report's outcome."""
-    checks = report["checks"]
-    failed = tuple(c["name"] for c in checks if c["verdict"] != "pass")
-    margin = max(map(_margin, checks))
-    return Outcome(task, fault, engine, report["verdict"], failed, margin)
-
-
-def _margin(check: Result) -> float:
-    limit = check["alarm"] if check["drift"] is None else check["drift"]
-    value = check["value"]
-    if value is None:
-        return np.inf
-    if check["bound"] == "at least" and limit < 1:
-        # From all, 1, downwards.
-        value, limit = 1 - value, 1 - limit
-    elif check["bound"] == "at least":
-        return 0.0 if value >= limit else np.inf
-    if check["name"] == "perplexity_ratio":
-        value, limit = abs(np.log(value)), np.log(limit)
-    if limit == 0:
-        return 0.0 if value <= 0 else np.inf
-    return float(max(0.0, value / limit))
-
-
-@functools.cache
-def arms(task: str) -> tuple[Result, Result]:
-    """Return the reference and the sound candidate of a task's model."""
-    return saved_arms.both(request(task))[0]
-
-
-def request(task: str) -> Result:
-    """Return what the model of a task is asked."""
-    asked = sound_models.requests()[_MODELS[task]]
-    if task != "generate":
-        return asked
-    data = {**asked["data"], "prompts": asked["data"]["prompts"][:5]}
-    return {**asked, **_FASTER, "data": data}
-
-
-def spoilt(task: str, names: Iterable[str] | None = None) -> list[Outcome]:
-    """Return the outcomes of changes to a task's sound answers."""
-    reference, sound = arms(task)
-    found = []
-    for name, change in _CHANGES[task].items():
-        if names is None or name in names:
-            arm = copy.deepcopy(sound)
-            change(reference, arm, np.random.default_rng(1))
-            if arm == sound:
-                # The model takes no such length.
-                continue
-            found.append(outcome(task, name, False, judge(reference, arm)))
-    return found
-
-
-def engines(task: str) -> list[Outcome]:
-    """Return the outcomes of faults in a task's engine."""
-    reference, _ = arms(task)
-    names = [*engine_faults.EVERY_MODEL]
-    more: Result = {}
-    if task == "generate":
-        names += engine_faults.DECODERS
-        more["kv_scales"] = True
-    found = []
-    for start in range(0, len(names), _AT_ONCE):
-        some = tuple(names[start : start + _AT_ONCE])
-        results = saved_arms.faulty(request(task), some, reference["plan"], **more)
-        for name, arm in results.items():
-            found.append(outcome(task, name, True, judge(reference, arm)))
-    return found
-
-
-def sound() -> list[Outcome]:
-    """Return the outcomes of all sound runs."""
-    return [
-        outcome(report["task"], name, True, report)
-        for name, (asked, seeds) in sound_models.variations().items()
-        for report in sound_models.reports(asked, seeds)
-    ]
 
 
 def table(faults: list[Outcome]) -> str:
@@ -296,7 +135,7 @@ def _summary(faults: list[Outcome]) -> str:
         f"runs, {len(engine)} of them into the engine. {len(seen)} are seen, {alarms} "
         f"by an alarm; of those in the engine {seen_in_engine}. Of the "
         f"{len(faults) - len(seen)} that pass, {hidden} move no measure nearer to its "
-        f"limit than {_ALIKE:g} times what FP8's rounding does by itself.",
+        f"limit than {ALIKE:g} times what FP8's rounding does by itself.",
         112,
     )
 

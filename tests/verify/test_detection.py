@@ -5,7 +5,7 @@ import pytest
 
 from tests.real_models import ROOT
 from tests.verify import changes, engine_faults, text_changes, vector_changes
-from tests.verify.detection import TASKS, spoilt
+from tests.verify.outcomes import TASKS, spoilt
 
 # What passes, as docs/verify.md says: it is of the size of FP8's rounding, or spoils
 # an answer that is near the wrong one anyway.

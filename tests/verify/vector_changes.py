@@ -8,17 +8,14 @@ from typing import Any
 import numpy as np
 
 from tests.verify.changes import (
+    ITEMS,
     LENGTHS,
     PARTS,
     Change,
     Result,
     Where,
     at_lengths,
-    each_8th,
-    every_item,
-    first_items,
     identical,
-    rows_changed,
 )
 
 
@@ -93,15 +90,7 @@ EMBED: dict[str, Change] = {
         for where in LENGTHS
         for x in (0.1, 0.5, 1)
     },
-    **{
-        f"{what}, {place}, all of it": rows_changed(which, what)
-        for place, which in (
-            ("batch position, first", first_items),
-            ("batch position, each 8th", each_8th),
-            ("items, all", every_item),
-        )
-        for what in ("NaN", "infinity", "zeros", "garbage", "another's")
-    },
+    **ITEMS,
     **{
         f"{what}, {where}, all of them": at_lengths(LENGTHS[where], what)
         for where in LENGTHS
