@@ -13,7 +13,7 @@ import torch
 from vllm.model_executor.model_loader.reload import layerwise, meta
 from vllm.v1.attention.backends import flash_attn
 
-from vllm_xpu_fp8_plugin import compat
+from vllm_xpu_fp8_plugin import compat, vllm_releases
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_the_engines_process_does_not_repeat_the_note(
 
 
 @pytest.mark.parametrize(
-    "installed", [compat.NEWEST_TESTED, "0.33.0+cpu", "0.9.2", "0.1.dev1+gabc"]
+    "installed", [vllm_releases.NEWEST_TESTED, "0.33.0+cpu", "0.9.2", "0.1.dev1+gabc"]
 )
 def test_a_tested_vllm_gets_no_note(
     installed: str, log: list[str], monkeypatch: pytest.MonkeyPatch
@@ -207,6 +207,6 @@ def test_a_vllm_without_a_usable_version_is_taken(
     error = compat.unsupported("It", ImportError("no such name"))
     assert str(error) == (
         f"It cannot run with vLLM {installed or 'of unknown version'}: no such name. "
-        f"Use a vLLM from {compat.OLDEST} to {compat.NEWEST_TESTED}, or update the "
-        "plugin."
+        f"Use a vLLM from {vllm_releases.OLDEST} to {vllm_releases.NEWEST_TESTED}, "
+        "or update the plugin."
     )

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.wheel import ROOT, environment
-from vllm_xpu_fp8_plugin import compat
+from vllm_xpu_fp8_plugin import vllm_releases
 
 FOLDER = ROOT / ".github" / "workflows"
 WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in FOLDER.glob("*")}
@@ -88,7 +88,7 @@ def newest(folder: Path, status: int, found: int) -> tuple[int, list[str]]:
         (folder / name).chmod(0o755)
     env = {
         **environment(),
-        "VLLM": compat.NEWEST_TESTED,
+        "VLLM": vllm_releases.NEWEST_TESTED,
         "KERNELS": "0.1.16.2",
         "MATRIX": str(folder / "suite"),
         "GH_TOKEN": "x",
@@ -108,11 +108,11 @@ def test_a_failing_newest_release_opens_one_issue(
     """Catches an issue each week, one for a run without a result, and a lost status."""
     ended, told = newest(tmp_path, status, found)
     assert ended == status
-    versions = f"--vllm {compat.NEWEST_TESTED} --kernels 0.1.16.2"
+    versions = f"--vllm {vllm_releases.NEWEST_TESTED} --kernels 0.1.16.2"
     assert told[0] == f"{versions} --rerank --output .matrix/newest"
     assert any(line.startswith("issue create") for line in told) == created
     if created:
-        assert f"vLLM {compat.NEWEST_TESTED} with vllm-xpu-kernels" in told[-1]
+        assert f"vLLM {vllm_releases.NEWEST_TESTED} with vllm-xpu-kernels" in told[-1]
 
 
 def test_pre_commit_has_the_tools_of_lint() -> None:

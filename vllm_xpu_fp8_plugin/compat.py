@@ -17,13 +17,17 @@ import torch
 from packaging.version import InvalidVersion, Version
 from vllm.logger import init_logger
 
+from vllm_xpu_fp8_plugin.vllm_releases import (
+    KEEPS_BIASES,
+    NEWEST_TESTED,
+    NO_CASCADE_ATTENTION,
+    OLDEST,
+)
+
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 logger = init_logger("vllm.xpu_fp8_plugin.compat")
-
-# Both are checked against tests/matrix/results.json.
-OLDEST, NEWEST_TESTED = "0.20.2", "0.33.0"
 
 
 class Adjustment(NamedTuple):
@@ -65,14 +69,14 @@ CASCADE = Adjustment(
     "cascade attention is switched off",
     "It hands the XPU kernel the descale of a query that is not quantised, which the "
     "kernel package refuses.",
-    "0.32.0",
+    NO_CASCADE_ATTENTION,
     _has_cascade_attention,
 )
 BIASES = Adjustment(
     "biases survive quantisation at load time",
     "With --quantization fp8, a layer's weight is made after its bias has been "
     "loaded, and vLLM makes the bias anew with it: uninitialised memory.",
-    "0.21.0",
+    KEEPS_BIASES,
     _loses_biases,
 )
 ADJUSTMENTS = (CASCADE, BIASES)

@@ -10,7 +10,7 @@ from packaging.version import Version
 from tests.matrix import results
 from tests.matrix.__main__ import KERNELS, VLLM
 from tests.matrix.contract import CHECKS
-from vllm_xpu_fp8_plugin import compat
+from vllm_xpu_fp8_plugin import compat, vllm_releases
 
 CELLS = results.load()
 
@@ -68,7 +68,10 @@ def test_tables_show_what_the_results_say() -> None:
 def test_package_names_the_releases_that_were_tested() -> None:
     """Catches a NOTE for a tested vLLM, or none for one that was not."""
     tested = results.versions(CELLS, "vllm")
-    assert (tested[0], tested[-1]) == (compat.OLDEST, compat.NEWEST_TESTED)
+    assert (tested[0], tested[-1]) == (
+        vllm_releases.OLDEST,
+        vllm_releases.NEWEST_TESTED,
+    )
 
 
 @pytest.mark.parametrize("adjustment", compat.ADJUSTMENTS, ids=lambda a: a.name)
@@ -76,7 +79,7 @@ def test_an_adjustment_goes_once_no_supported_vllm_needs_it(
     adjustment: compat.Adjustment,
 ) -> None:
     """Catches an adjustment that outlives its cause, and a wrong `obsolete_in`."""
-    assert Version(adjustment.obsolete_in) > Version(compat.OLDEST), "remove it"
+    assert Version(adjustment.obsolete_in) > Version(vllm_releases.OLDEST), "remove it"
     for cell in CELLS.values():
         if cell["status"] == results.PASSED:
             is_older = Version(cell["vllm"]) < Version(adjustment.obsolete_in)

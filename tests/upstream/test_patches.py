@@ -16,7 +16,7 @@ from vllm.v1.attention.backend import AttentionType
 
 from tests.doctor.packages import vllm_tree
 from tests.upstream.scratch import apply, copy_of, patched_files
-from vllm_xpu_fp8_plugin import compat
+from vllm_xpu_fp8_plugin import vllm_releases
 
 FOLDER = Path(__file__).parent.parent.parent / "upstream" / "vllm"
 FAULTS = sorted(path.parent for path in FOLDER.glob("*/fix.patch"))
@@ -90,7 +90,7 @@ def test_each_test_fails_before_and_passes_after(tmp_path: Path) -> None:
 def test_the_newest_release_still_has_the_fault(fault: Path, tmp_path: Path) -> None:
     """Catches a patch, shown on the installed release, of what a newer one mended."""
     patch = fault / "fix.patch"
-    tree = vllm_tree(compat.NEWEST_TESTED)
+    tree = vllm_tree(vllm_releases.NEWEST_TESTED)
     path = copy_of(tree, patched_files(patch), tmp_path / "copy")
     apply(patch, path)
     with pytest.raises(AssertionError, match="previously applied"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 
 from vllm_xpu_fp8_plugin.kernel_package.left_out import DIFFKV_TRITON
+from vllm_xpu_fp8_plugin.vllm_releases import KEEPS_BIASES
 
 
 def folder() -> Path | None:
@@ -31,7 +32,7 @@ def version() -> str | None:
 def loses_biases() -> bool:
     """Return whether vLLM loses biases as it quantises, which the plugin mends."""
     try:
-        return Version(version() or "") < Version("0.21")
+        return Version(version() or "") < Version(KEEPS_BIASES)
     except InvalidVersion:
         return False
 
