@@ -164,7 +164,7 @@ VIRTUAL_OPS = EnvVar(
 
 VIRTUAL_GPU = EnvVar(
     "VLLM_XPU_FP8_VIRTUAL_GPU",
-    {name: (name,) for name in ("b580", "b60", "a770", "max1550")},
+    {name: (name,) for name in ("b580", "b60", "b390", "nvl_p", "a770", "max1550")},
     "b580",
     "Intel GPU whose memory and properties the virtual XPU has.",
 )

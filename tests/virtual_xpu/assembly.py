@@ -4,11 +4,11 @@
 import ctypes
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.virtual_xpu.payloads import Payload, Payloads
 from tests.virtual_xpu.spirv_module import Module, words_of
 from vllm_xpu_fp8_plugin.virtual_xpu import build, intel
 
@@ -17,30 +17,7 @@ Array = NDArray[np.generic]
 LANES = 16
 
 # SPIR-V's storage classes.
-_CROSS, _GENERIC, _INPUT = 5, 8, 1
-
-
-class Payload(NamedTuple):
-    """A 2D block address payload.
-
-    Attributes:
-        surface: [bytes] The memory that it points to; written by a store.
-        width: Of the surface in bytes.
-        height: In rows.
-        pitch: In bytes.
-        x: Of the block, in elements.
-        y: Of the block, in rows.
-        by_lane: Whether lane l asks for x + l. A GPU takes what the first lane asks.
-
-    """
-
-    surface: Array
-    width: int
-    height: int
-    pitch: int
-    x: int
-    y: int
-    by_lane: bool = False
+_CROSS, _INPUT = 5, 1
 
 
 def run(
@@ -74,16 +51,14 @@ def run(
     for extension in ("SPV_INTEL_inline_assembly", "SPV_INTEL_vector_compute"):
         m.put(m.head, 10, *words_of(extension))
     m.put(m.head, 14, 2, 2)
-    main, lane_variable, create = m.fresh(), m.fresh(), m.fresh()
+    main, lane_variable = m.fresh(), m.fresh()
     m.put(m.head, 15, 6, main, *words_of("main"), lane_variable)
     m.put(m.head, 16, main, 35, LANES)
     m.put(m.head, 71, lane_variable, 11, 41)
-    name = "__builtin_IB_subgroup_createBlock2DAddressPayload"
-    m.put(m.head, 71, create, 41, *words_of(name), 1)
     void, u8, u32, u64 = m.type(19), m.type(21, 8, 0), m.type(21, 32, 0), 0
     u64 = m.type(21, 64, 0)
     pointer = m.type(32, _CROSS, u8)
-    payload = m.type(32, _GENERIC, u8)
+    payloads = Payloads(m)
     lane_pointer = m.type(32, _INPUT, u32)
     m.put(m.types, 59, lane_pointer, lane_variable, _INPUT)
 
@@ -97,12 +72,11 @@ def run(
     given: list[int] = []
     for operand in operands:
         if isinstance(operand, Payload):
-            given.append(payload)
+            given.append(payloads.type)
         elif isinstance(operand, int):
             given.append(u32)
         else:
             given.append(element(operand.dtype, len(operand)))
-    creation = m.type(33, payload, u64, *[u32] * 8)
     kernel = m.type(33, void, *[pointer] * 3)
     function = m.type(33, outcome, *given)
     target, assembly = m.fresh(), m.fresh()
@@ -113,13 +87,9 @@ def run(
         *words_of(text),
         *words_of(constraints),
     )
-    m.put(m.body, 54, payload, create, 0, creation)
-    for kind in (u64, *[u32] * 8):
-        m.emit(55, kind)
-    m.put(m.body, 56)
     m.put(m.body, 54, void, main, 0, kernel)
     source, target_memory, surface = (m.emit(55, pointer) for _ in range(3))
-    m.put(m.body, 248, m.fresh())
+    payloads.enter()
     lane = m.emit(61, u32, lane_variable, 2, 4)
     wide_lane = m.emit(113, u64, lane)
 
@@ -135,13 +105,7 @@ def run(
             arguments.append(m.number(u32, operand))
         elif isinstance(operand, Payload):
             surface_bytes = operand.surface
-            base = m.emit(117, u64, surface)
-            fields = (operand.width - 1, operand.height - 1, operand.pitch - 1)
-            fields += (operand.x, operand.y, 0, 0, 0)
-            numbers = [m.number(u32, f & 0xFFFFFFFF) for f in fields]
-            if operand.by_lane:
-                numbers[3] = m.emit(128, u32, numbers[3], lane)
-            arguments.append(m.emit(57, payload, create, base, *numbers))
+            arguments.append(payloads.make(operand, surface, lane))
         else:
             stride = len(operand) * operand.itemsize
             where = place(source, len(memory), kind, stride)

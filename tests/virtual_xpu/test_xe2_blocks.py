@@ -4,10 +4,13 @@
 The statements follow documentation/visa of intel/intel-graphics-compiler.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from tests.virtual_xpu.assembly import LANES, Array, Payload, run
+from tests.virtual_xpu.assembly import LANES, Array, run
+from tests.virtual_xpu.payloads import Payload
 from vllm_xpu_fp8_plugin import virtual_xpu
 
 virtual_xpu.enable()
@@ -52,6 +55,7 @@ def registers_of(lanes: Array) -> Array:
     return np.frombuffer(np.ascontiguousarray(lanes).tobytes(), np.uint8)
 
 
+LOAD = "lsc_load_block2d.ugm (M1, 1)  $0:d$2.$3x$4nn flat[$1+(0,0)]"
 LOADS = [
     # element bits, blocks, width, height, order, the lane's elements: bits, count
     (16, 1, 16, 8, "nn", 16, 8),
@@ -93,11 +97,39 @@ def test_a_block_is_where_the_first_lane_says() -> None:
     """Catches a payload of each lane's own, as MHC's kernels would get."""
     surface = RANDOM.integers(1, 256, 40 * 192, dtype=np.uint8)
     payload = Payload(surface, 132, 38, 192, 9, 3, by_lane=True)
-    text = "lsc_load_block2d.ugm (M1, 1)  $0:d$2.$3x$4nn flat[$1+(0,0)]"
-    got = run(text, "=rw,rw.u,P,P,P", [payload, 16, 16, 8], (np.uint16, 8))
+    got = run(LOAD, "=rw,rw.u,P,P,P", [payload, 16, 16, 8], (np.uint16, 8))
     assert got is not None
     expected = block_registers(payload, 16, 1, 16, 8, "nn")
     np.testing.assert_array_equal(registers_of(got), expected)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"moved": (5, 0)},
+        {"moved": (-2, 3)},
+        {"passes": (4,), "used": 0},
+        {"passes": (4,), "used": 2},
+        {"passes": (3, 4), "used": 5},
+        {"passes": (2, 4), "used": 3, "moved": (1, 1)},
+    ],
+    ids=str,
+)
+def test_a_block_that_is_moved_or_kept(how: dict[str, Any]) -> None:
+    """Catches a block that is not moved, and payloads of a loop that are one."""
+    surface = RANDOM.integers(1, 256, 40 * 192, dtype=np.uint8)
+    payload = Payload(surface, 132, 38, 192, 9, 3, **how)
+    got = run(LOAD, "=rw,rw.u,P,P,P", [payload, 16, 16, 8], (np.uint16, 8))
+    assert got is not None
+    expected = block_registers(payload, 16, 1, 16, 8, "nn")
+    np.testing.assert_array_equal(registers_of(got), expected)
+
+
+def test_more_payloads_than_there_are_registers_for_are_refused() -> None:
+    """Catches memory for whatever a loop says."""
+    payload = Payload(np.zeros(40 * 192, np.uint8), 132, 38, 192, 0, 0, passes=(99, 9))
+    with pytest.raises(ValueError, match="891 2D block payloads in loops"):
+        run(LOAD, "=rw,rw.u,P,P,P", [payload, 16, 16, 8], (np.uint16, 8))
 
 
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (9, 3), (-3, -2), (60, 36)])

@@ -22,6 +22,17 @@ def to_bits(values: torch.Tensor) -> Array:
     return np.asarray(values.view(torch.int16).numpy().view(np.uint16))
 
 
+def dpas_of(name: str, start: str = "DST") -> tuple[str, str]:
+    """Return an assembly of dpas on two operands of a type, and on a result."""
+    text = f"""{{
+    .decl DST v_type=G type=f num_elts=128 alias=<$0,0>
+    .decl LEFT v_type=G type=UD num_elts=64 alias=<$1,0>
+    .decl RIGHT v_type=G type=UD num_elts=128 alias=<$2,0>
+    dpas.{name}.{name}.8.8 (M1, 16) DST.0 {start}.0 RIGHT.0 LEFT(0,0)
+    }}"""
+    return text, "=rw,rw,rw,0"
+
+
 @pytest.mark.parametrize(("name", "dtype"), [("bf", "bfloat16"), ("hf", "float16")])
 def test_dpas(name: str, dtype: str) -> None:
     """Catches rows, columns or pairs of the small matrices mixed up."""
@@ -47,19 +58,63 @@ def test_dpas_of_tf32() -> None:
     left = torch.randn(8, 8, generator=torch.manual_seed(1))
     right = torch.randn(8, 16, generator=torch.manual_seed(2))
     start = torch.randn(8, 16)
-    text = """{
-    .decl DST v_type=G type=f num_elts=128 alias=<$0,0>
-    .decl LEFT v_type=G type=UD num_elts=64 alias=<$1,0>
-    .decl RIGHT v_type=G type=UD num_elts=128 alias=<$2,0>
-    dpas.tf32.tf32.8.8 (M1, 16) DST.0 DST.0 RIGHT.0 LEFT(0,0)
-    }"""
+    text, constraints = dpas_of("tf32")
     words = [t.numpy().view(np.uint32) for t in (left, right)]
     operands = [words[0].reshape(4, LANES), words[1], start.numpy()]
-    got = run(text, "=rw,rw,rw,0", operands, (np.float32, 8))
+    got = run(text, constraints, operands, (np.float32, 8))
     kept = [(w & np.uint32(0xFFFFE000)).view(np.float32) for w in words]
     short = [torch.from_numpy(w).double() for w in kept]
     exact = start.double() + short[0] @ short[1]
     np.testing.assert_allclose(got, exact.numpy(), rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("hf8", torch.float8_e4m3fn), ("bf8", torch.float8_e5m2)]
+)
+def test_dpas_of_fp8(name: str, kind: torch.dtype) -> None:
+    """Catches four values of a word mixed up, and a code that is another number's."""
+    # Every code of the two types that is a number, in A and in B.
+    codes = torch.arange(256, dtype=torch.uint8).view(kind)
+    numbers = codes[codes.float().isfinite()]
+    order = torch.randperm(256, generator=torch.manual_seed(1)) % len(numbers)
+    left = numbers[order].view(8, 32)
+    order = torch.arange(512) % len(numbers)
+    right = numbers[order].view(32, 16)
+    start = torch.randn(8, 16)
+    packed = right.view(torch.uint8).view(8, 4, 16).transpose(1, 2).contiguous()
+    text, constraints = dpas_of(name)
+    words = [
+        left.view(torch.uint8).numpy().view(np.uint32).reshape(4, LANES),
+        packed.numpy().view(np.uint32).reshape(8, LANES),
+    ]
+    got = run(text, constraints, [*words, start.numpy()], (np.float32, 8))
+    assert got is not None
+    exact = start.double() + left.double() @ right.double()
+    scale = left.double().abs() @ right.double().abs()
+    error = (torch.from_numpy(got.copy()).double() - exact).abs()
+    assert (error <= 2.0**-22 * scale + 1e-6).all()
+
+
+def test_dpas_of_no_start_starts_from_zero() -> None:
+    """Catches a null operand that is refused, or taken for what the result held."""
+    text, constraints = dpas_of("tf32", start="%null")
+    ones = np.ones((8, LANES), np.float32).view(np.uint32)
+    start = np.full((8, LANES), 5, np.float32)
+    got = run(text, constraints, [ones[:4], ones, start], (np.float32, 8))
+    np.testing.assert_array_equal(got, 8)
+
+
+def test_a_nan_of_fp8_makes_its_row_one() -> None:
+    """Catches e4m3's one NaN taken for 480."""
+    left = np.zeros((8, 32), np.uint8)
+    left[3, 17] = 0xFF
+    text, constraints = dpas_of("hf8")
+    words = left.view(np.uint32).reshape(4, LANES)
+    ones = np.full((8, LANES), 0x38383838, np.uint32)
+    start = np.zeros((8, LANES), np.float32)
+    got = run(text, constraints, [words, ones, start], (np.float32, 8))
+    assert got is not None
+    np.testing.assert_array_equal(np.isnan(got).any(axis=1), np.arange(8) == 3)
 
 
 @pytest.mark.parametrize("rows", [8, 16])
@@ -113,6 +168,58 @@ def test_fp8_conversion(
         torch.testing.assert_close(
             bits.view(target).double(), values, rtol=0, atol=0, equal_nan=True
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("B", torch.float8_e4m3fn), ("UB", torch.float8_e5m2)]
+)
+def test_fp8_to_half(name: str, kind: torch.dtype) -> None:
+    """Catches one type of FP8 taken for the other, which vISA writes B and UB."""
+    text = f"""{{
+    .decl IN v_type=G type={name} num_elts=32 alias=<$1,0>
+    .decl OUT v_type=G type=HF num_elts=32 alias=<$0,0>
+    fcvt (M1_NM, 32) OUT(0,0)<1> IN(0,0)<1;1,0>
+    }}"""
+    codes = np.arange(256, dtype=np.uint8)
+    for some in codes.reshape(8, 2, LANES):
+        got = run(text, "=rw,rw", [some], (np.uint16, 2))
+        assert got is not None
+        halves = torch.from_numpy(got.view(np.int16).copy()).view(torch.float16)
+        expected = torch.from_numpy(some.copy()).view(kind).half()
+        torch.testing.assert_close(halves, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("B", torch.float8_e4m3fn), ("UB", torch.float8_e5m2)]
+)
+def test_half_to_fp8_rounds_to_even(name: str, kind: torch.dtype) -> None:
+    """Catches ties that go up, a subnormal that is lost, and a number that wraps."""
+    text = f"""{{
+    .decl IN v_type=G type=HF num_elts=32 alias=<$1,0>
+    .decl OUT v_type=G type={name} num_elts=32 alias=<$0,0>
+    fcvt (M1_NM, 32) OUT(0,0)<1> IN(0,0)<1;1,0>
+    }}"""
+    codes = torch.arange(128, dtype=torch.uint8).view(kind).double()
+    codes = codes[codes.isfinite()]
+    # Each number, each middle of two, and the halves next to it.
+    middles = ((codes[1:] + codes[:-1]) / 2).half()
+    bits = middles.view(torch.int16)
+    near = torch.cat([bits, bits - 1, bits + 1]).view(torch.float16)
+    values = torch.cat([codes.half(), near])
+    values = torch.cat([values, -values, torch.zeros(-2 * len(values) % 32).half()])
+    for some in values.view(-1, 2, LANES):
+        source = some.view(torch.int16).numpy().view(np.uint16)
+        got = run(text, "=rw,rw", [source], (np.uint8, 2))
+        assert got is not None
+        found = torch.from_numpy(got.copy()).view(kind).double()
+        torch.testing.assert_close(found, some.to(kind).double(), rtol=0, atol=0)
+    beyond = np.array([465, 61440, np.inf, np.nan] * 8, np.float16).view(np.uint16)
+    got = run(text, "=rw,rw", [beyond.reshape(2, LANES)], (np.uint8, 2))
+    assert got is not None
+    found = torch.from_numpy(got.copy()).view(kind).float().numpy().ravel()[:4]
+    none = np.array([np.nan] * 4)
+    infinite = np.array([448, np.inf, np.inf, np.nan])
+    np.testing.assert_array_equal(found, none if name == "B" else infinite)
 
 
 def test_float_to_half_rounds_to_even() -> None:

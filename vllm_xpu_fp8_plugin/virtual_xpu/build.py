@@ -39,7 +39,7 @@ _DEVICE: _Parts = {
 _SYCL: _Parts = {
     "runtime": ("sycl_runtime", "virtual_memory"),
     "images": ("architecture", "images", "spirv", "spirv_builder", "visa"),
-    "work_groups": ("work_groups",),
+    "work_groups": ("loops", "work_groups"),
     "xe2": (
         *("xe2_arithmetic", "xe2_assembly", "xe2_block2d", "xe2_dpas", "xe2_floats"),
         *("xe2_registers", "xe2_rewrite", "xe2_strip"),

@@ -60,6 +60,8 @@ Stripped strip_xe2(const std::vector<uint32_t>& words);
 constexpr char kCreatePayload[] = "__builtin_IB_subgroup_createBlock2DAddressPayload";
 constexpr char kSetPayloadX[] = "__builtin_IB_subgroup_setBlock2DAddressPayloadBlockX";
 constexpr char kSetPayloadY[] = "__builtin_IB_subgroup_setBlock2DAddressPayloadBlockY";
+constexpr char kAddPayloadX[] = "__builtin_IB_subgroup_addBlock2DAddressPayloadBlockX";
+constexpr char kAddPayloadY[] = "__builtin_IB_subgroup_addBlock2DAddressPayloadBlockY";
 constexpr uint32_t kAsmCall = 5611;  // OpAsmCallINTEL
 
 // Writes the function for an assembly whose call has these arguments. `local` is a

@@ -30,6 +30,7 @@ class Arithmetic {
   Id compute_float(const Instruction& from, const std::vector<Id>& sources);
   Id compare(const Instruction& from, Id channel);
   Id set_bit(const Instruction& from, Id channel);
+  Id convert_fp8(Id source, Type from, Type to);
   Id source(const visa::Operand& operand, Id channel, bool as_float);
 
   Builder& b_;
@@ -132,6 +133,15 @@ Id Arithmetic::set_bit(const Instruction& from, Id channel) {
                  {bits(op::kBitwiseAnd, shifted, b_.u32(1)), b_.u32(0)});
 }
 
+// FP8 and halves. E5M2 is written UB; E4M3 is B, as sycl-tla has it
+// (cute/arch/reorder_xe.hpp), which FCVT.md does not name.
+Id Arithmetic::convert_fp8(Id source, Type from, Type to) {
+  if (to.bytes == 1) return to_fp8(b_, source, to.kind == Kind::kSigned);
+  if (from.kind == Kind::kSigned) return from_float(b_, from_fp8(b_, source, true), to);
+  // The upper byte of a half; every bit is kept, those of a NaN too.
+  return bits(op::kShiftLeftLogical, source, b_.u32(8));
+}
+
 void Arithmetic::run(const Instruction& from) {
   if (from.name.rfind("dpas.", 0) == 0) return write_dpas(b_, registers_, from);
   if (from.operands.size() < 2) unknown(from);
@@ -142,9 +152,9 @@ void Arithmetic::run(const Instruction& from) {
   Type to = registers_.type(target);
   bool fcvt = from.name == "fcvt";
   if (fcvt) {
-    // E5M2, whose type is written UB, is the upper byte of a half.
     Type type = registers_.type(from.operands[1]);
-    if (to.kind != Kind::kFloat || to.bytes != 2 || type.bytes != 1) unknown(from);
+    auto half = [](Type t) { return t.kind == Kind::kFloat && t.bytes == 2; };
+    if (!(half(to) && type.bytes == 1) && !(half(type) && to.bytes == 1)) unknown(from);
   }
   bool floats = !comparison && !fcvt && !choice && is_float(to);
   if (choice)
@@ -184,7 +194,7 @@ void Arithmetic::run(const Instruction& from) {
     if (choice)
       results.push_back(b_.select(b_.integer(32), chosen, sources[0], sources[1]));
     else if (fcvt)
-      results.push_back(bits(op::kShiftLeftLogical, sources[0], b_.u32(8)));
+      results.push_back(convert_fp8(sources[0], registers_.type(from.operands[1]), to));
     else
       results.push_back(floats ? from_float(b_, compute_float(from, sources), to)
                                : compute(from, sources));

@@ -12,7 +12,7 @@ void write_dpas(Builder& b, Registers& registers, const visa::Instruction& from)
     throw std::runtime_error("the instruction '" + from.name + "' with these operands");
   };
   // dpas.W.A.DEPTH.ROWS, DPAS.md: D[r][n] = C[r][n] + sum over k of A[r][k] * B[k][n],
-  // A from the last operand. A 32-bit word holds 2 values of 16 bits.
+  // A from the last operand. A 32-bit word holds 4 values of 8 bits or 2 of 16.
   std::istringstream parts(from.name.substr(5));
   std::string w, a, depth, repeat;
   std::getline(parts, w, '.');
@@ -20,12 +20,13 @@ void write_dpas(Builder& b, Registers& registers, const visa::Instruction& from)
   std::getline(parts, depth, '.');
   std::getline(parts, repeat, '.');
   uint32_t rows = static_cast<uint32_t>(std::atoi(repeat.c_str()));
-  bool wide = w == "tf32";
+  bool wide = w == "tf32", eight = w == "bf8" || w == "hf8";
   if (from.operands.size() != 4 || w != a || depth != "8" || !rows || rows > 8 ||
-      (w != "bf" && w != "hf" && !wide) || from.channels != visa::kLanes ||
+      (w != "bf" && w != "hf" && !eight && !wide) || from.channels != visa::kLanes ||
       !from.predicate.empty())
     unknown();
-  for (int i = 0; i < 2; ++i)
+  bool from_zero = from.operands[1].name == "%null";
+  for (int i = 0; i < 2 - from_zero; ++i)
     if (auto type = registers.type(from.operands[i]);
         type.kind != visa::Kind::kFloat || type.bytes != 4)
       unknown();
@@ -35,6 +36,14 @@ void write_dpas(Builder& b, Registers& registers, const visa::Instruction& from)
     if (wide)  // 10 bits of mantissa
       return {to_float(
           b, b.emit(op::kBitwiseAnd, b.integer(32), {word, b.u32(~0x1fffu)}), element)};
+    if (eight) {
+      std::vector<Id> out;
+      for (uint32_t shift = 0; shift < 32; shift += 8) {
+        Id code = b.emit(op::kShiftRightLogical, b.integer(32), {word, b.u32(shift)});
+        out.push_back(from_fp8(b, code, w == "hf8"));
+      }
+      return out;
+    }
     return {
         to_float(b, b.emit(op::kBitwiseAnd, b.integer(32), {word, b.u32(0xffff)}),
                  element),
@@ -48,7 +57,9 @@ void write_dpas(Builder& b, Registers& registers, const visa::Instruction& from)
   };
   std::vector<Id> sums;
   for (uint32_t r = 0; r < rows; ++r)
-    sums.push_back(b.load(f32, 4, at(from.operands[1], r * visa::kRegister)));
+    sums.push_back(from_zero
+                       ? b.number(f32, 0)
+                       : b.load(f32, 4, at(from.operands[1], r * visa::kRegister)));
   for (uint32_t d = 0; d < 8; ++d) {
     auto right = values(b.load(u32, 4, at(from.operands[2], d * visa::kRegister)));
     for (uint32_t r = 0; r < rows; ++r) {

@@ -39,6 +39,52 @@ Id from_float(Builder& b, Id value, visa::Type to) {
   return b.select(u32, nan, bits(b, op::kBitwiseOr, high, b.u32(0x40)), rounded);
 }
 
+Id from_fp8(Builder& b, Id code, bool e4m3) {
+  // Either is the upper half of a half; e4m3's exponent has one bit less, and half the
+  // bias: the number is 2^8 times smaller there.
+  Id sign = bits(b, op::kShiftLeftLogical, bits(b, op::kBitwiseAnd, code, b.u32(0x80)),
+                 b.u32(8));
+  Id magnitude = bits(b, op::kBitwiseAnd, code, b.u32(0x7f));
+  Id half = bits(b, op::kShiftLeftLogical, magnitude, b.u32(e4m3 ? 7 : 8));
+  half = bits(b, op::kBitwiseOr, half, sign);
+  Id value = to_float(b, half, {visa::Kind::kFloat, 2});
+  if (!e4m3) return value;
+  Id f32 = b.floating(32);
+  Id nan = b.emit(op::kIEqual, b.boolean(), {magnitude, b.u32(0x7f)});
+  value = b.emit(op::kFMul, f32, {value, b.number(f32, 0x43800000)});  // 256
+  return b.select(f32, nan, b.number(f32, 0x7fc00000), value);
+}
+
+Id to_fp8(Builder& b, Id half, bool e4m3) {
+  Id u32 = b.integer(32), magnitude = bits(b, op::kBitwiseAnd, half, b.u32(0x7fff));
+  Id sign = bits(b, op::kShiftRightLogical,
+                 bits(b, op::kBitwiseAnd, half, b.u32(0x8000)), b.u32(8));
+  // Cuts `cut` bits off, rounding.
+  auto rounded = [&](Id value, uint32_t cut) {
+    Id odd = bits(b, op::kBitwiseAnd,
+                  bits(b, op::kShiftRightLogical, value, b.u32(cut)), b.u32(1));
+    Id sum = b.add(value, b.add(b.u32((1u << (cut - 1)) - 1), odd));
+    return bits(b, op::kShiftRightLogical, sum, b.u32(cut));
+  };
+  Id code;
+  if (e4m3) {
+    Id f32 = b.floating(32);
+    Id value = to_float(b, magnitude, {visa::Kind::kFloat, 2});
+    Id word = b.emit(op::kBitcast, u32, {value});
+    code = b.emit(op::kISub, u32, {rounded(word, 20), b.u32((127 - 7) << 3)});
+    // Of a subnormal, how many times 2^-9 it is, the last place of 2^14.
+    Id small = b.emit(op::kFAdd, f32, {value, b.number(f32, 0x46800000)});
+    small =
+        b.emit(op::kISub, u32, {b.emit(op::kBitcast, u32, {small}), b.u32(0x46800000)});
+    code = b.select(u32, b.less(word, b.u32((127 - 6) << 23)), small, code);
+    code = b.select(u32, b.less(b.u32(0x7e), code), b.u32(0x7f), code);
+  } else {
+    Id nan = b.less(b.u32(0x7c00), magnitude);
+    code = b.select(u32, nan, b.u32(0x7f), rounded(magnitude, 8));
+  }
+  return bits(b, op::kBitwiseOr, code, sign);
+}
+
 Id to_double(Builder& b, Id value) {
   Id f64 = b.floating(64), u32 = b.integer(32);
   Id word = b.emit(op::kBitcast, u32, {value});

@@ -47,6 +47,12 @@ class Registers {
 // even.
 Id to_float(Builder& b, Id bits, visa::Type from);
 Id from_float(Builder& b, Id value, visa::Type to);
+// The lowest 8 bits of a value as a float: e4m3 (whose only other value is NaN) or
+// e5m2.
+Id from_fp8(Builder& b, Id bits, bool e4m3);
+// The code of a half, rounded to nearest, ties to even. What is beyond the largest
+// number of e4m3 is NaN: the specification does not say.
+Id to_fp8(Builder& b, Id half, bool e4m3);
 // A float with its subnormals, which a CPU may be set to take for zero.
 Id to_double(Builder& b, Id value);
 

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // A module whose inline assembly is calls of functions that are written here.
 #include <algorithm>
-#include <cstdio>
-#include <set>
+#include <memory>
 #include <stdexcept>
 
-#include "device.h"
+#include "loops.h"
 #include "xe2.h"
 
 namespace virtual_xpu {
 namespace {
+
+// At one place of a kernel.
+constexpr uint32_t kMostPayloads = 256;
 
 class Rewriting {
  public:
@@ -20,7 +22,9 @@ class Rewriting {
  private:
   void write_body(size_t begin, size_t end, std::vector<uint32_t>& out);
   void write_call(const uint32_t* call, uint32_t length, std::vector<uint32_t>& out);
-  void write_set(const char* name, PayloadField field);
+  void write_create(const uint32_t* call, uint32_t length, Id index, uint32_t count,
+                    std::vector<uint32_t>& variables, std::vector<uint32_t>& out);
+  void write_change(const char* name, PayloadField field, bool adds);
   Id initialise();
 
   Stripped stripped_;
@@ -29,34 +33,6 @@ class Rewriting {
   std::map<std::vector<uint32_t>, Id> functions_;
   Id initialise_ = 0, local_ = 0;
 };
-
-// The blocks of a function that lie in a loop.
-std::set<Id> in_loops(const std::vector<uint32_t>& words, size_t begin, size_t end) {
-  std::map<Id, std::set<Id>> next;
-  Id block = 0;
-  each_instruction(words, begin, [&](uint32_t code, size_t i, uint32_t length) {
-    if (i >= end) return;
-    const uint32_t* w = words.data() + i;
-    if (code == op::kLabel) block = w[1];
-    if (code == op::kBranch) next[block].insert(w[1]);
-    if (code == op::kBranchConditional) next[block].insert({w[2], w[3]});
-    if (code == op::kSwitch)
-      for (uint32_t k = 2; k < length; k += 2) next[block].insert(w[k]);
-  });
-  std::set<Id> looping;
-  for (auto& [from, ignored] : next) {
-    std::set<Id> seen;
-    std::vector<Id> todo{from};
-    while (!todo.empty() && !seen.count(from)) {
-      Id at = todo.back();
-      todo.pop_back();
-      for (Id id : next[at])
-        if (seen.insert(id).second) todo.push_back(id);
-    }
-    if (seen.count(from)) looping.insert(from);
-  }
-  return looping;
-}
 
 // Whether assemblies and functions on payloads are all that names one in a function.
 bool only_called_with(const std::vector<uint32_t>& words, size_t begin, size_t end,
@@ -92,15 +68,42 @@ Id Rewriting::initialise() {
   return initialise_;
 }
 
-void Rewriting::write_set(const char* name, PayloadField field) {
+void Rewriting::write_change(const char* name, PayloadField field, bool adds) {
   auto it = stripped_.built_ins.find(name);
   // Without a type it is declared in another function's module, and not called here.
   if (it == stripped_.built_ins.end() || !it->second.second) return;
   auto parameters = b_.begin(it->second.first, it->second.second);
   Id where = b_.at(b_.address(parameters[0]), b_.u32(field));
   Id u32 = b_.integer(32);
-  b_.store(u32, 4, where, b_.of_first_lane(u32, parameters[1]));
+  Id value = b_.of_first_lane(u32, parameters[1]);
+  if (adds) value = b_.add(b_.load(u32, 4, where), value);
+  b_.store(u32, 4, where, value);
   b_.end(0);
+}
+
+// A payload has memory of its own: one of `count` at the place that makes it.
+void Rewriting::write_create(const uint32_t* call, uint32_t length, Id index,
+                             uint32_t count, std::vector<uint32_t>& variables,
+                             std::vector<uint32_t>& out) {
+  Id u64 = b_.integer(64);
+  Id array = b_.global(op::kTypeArray, {u64, b_.u32(count * kPayloadBytes / 8)});
+  Id own = b_.fresh(), generic = b_.fresh();
+  put(variables, op::kVariable, {b_.pointer(kPrivate, array), own, kPrivate});
+  put(out, op::kPtrCastToGeneric, {b_.pointer(kGeneric, array), generic, own});
+  if (index) {
+    Id first = b_.fresh(), wide = b_.fresh(), offset = b_.fresh(), at = b_.fresh();
+    put(out, op::kConvertPtrToU, {u64, first, generic});
+    put(out, op::kUConvert, {u64, wide, index});
+    put(out, op::kIMul, {u64, offset, wide, b_.u64(kPayloadBytes)});
+    put(out, op::kIAdd, {u64, at, first, offset});
+    put(out, op::kConvertUToPtr, {call[1], call[2], at});
+  } else {
+    put(out, op::kBitcast, {call[1], call[2], generic});
+  }
+  std::vector<uint32_t> operands{b_.global(op::kTypeVoid, {}), b_.fresh(), initialise(),
+                                 call[2]};
+  operands.insert(operands.end(), call + 4, call + length);
+  put(out, op::kFunctionCall, operands);
 }
 
 void Rewriting::write_call(const uint32_t* call, uint32_t length,
@@ -127,7 +130,7 @@ void Rewriting::write_body(size_t begin, size_t end, std::vector<uint32_t>& out)
   std::vector<uint32_t> variables, body;
   size_t entry = 0;  // where the function's first block begins in `body`
   Id block = 0;
-  std::set<Id> loops;
+  std::unique_ptr<Loops> loops;
   each_instruction(words, begin, [&](uint32_t code, size_t i, uint32_t length) {
     if (i >= end) return;
     const uint32_t* w = words.data() + i;
@@ -140,20 +143,30 @@ void Rewriting::write_body(size_t begin, size_t end, std::vector<uint32_t>& out)
       if (code == op::kLabel && !entry) entry = body.size();
       return;
     }
-    // One payload for each place that makes one. In a loop it is made anew, which is
-    // seen by whoever holds it by another way than its name.
-    if (loops.empty()) loops = in_loops(words, begin, end);
-    if (loops.count(block) && !only_called_with(words, begin, end, w[2], stripped_))
-      throw std::runtime_error("a 2D block payload that is made in a loop and kept");
-    Id array = b_.global(op::kTypeArray, {b_.integer(64), b_.u32(kPayloadBytes / 8)});
-    Id own = b_.fresh(), generic = b_.fresh();
-    put(variables, op::kVariable, {b_.pointer(kPrivate, array), own, kPrivate});
-    put(body, op::kPtrCastToGeneric, {b_.pointer(kGeneric, array), generic, own});
-    put(body, op::kBitcast, {w[1], w[2], generic});
-    std::vector<uint32_t> call{b_.global(op::kTypeVoid, {}), b_.fresh(), initialise(),
-                               w[2]};
-    call.insert(call.end(), w + 4, w + length);
-    put(body, op::kFunctionCall, call);
+    // One payload for each place that makes one, and for each pass of the loops that it
+    // is in. Made anew in a loop whose passes are not known, it changes for whoever
+    // holds it by another way than its name.
+    Id index = 0;
+    uint32_t count = 1;
+    if (!only_called_with(words, begin, end, w[2], stripped_)) {
+      if (!loops) loops = std::make_unique<Loops>(b_, words, begin, end);
+      if (loops->in_another(block))
+        throw std::runtime_error("a 2D block payload that is made in a loop and kept");
+      for (auto* loop : loops->counted(block)) {
+        Id before = index;
+        index = loop->number;
+        if (before) {
+          Id scaled = b_.fresh();
+          put(body, op::kIMul, {b_.integer(32), scaled, before, b_.u32(loop->passes)});
+          index = b_.fresh();
+          put(body, op::kIAdd, {b_.integer(32), index, scaled, loop->number});
+        }
+        count *= loop->passes;
+      }
+      if (count > kMostPayloads)
+        throw std::runtime_error(std::to_string(count) + " 2D block payloads in loops");
+    }
+    write_create(w, length, index, count, variables, body);
   });
   body.insert(body.begin() + entry, variables.begin(), variables.end());
   out.insert(out.end(), body.begin(), body.end());
@@ -169,8 +182,10 @@ std::vector<uint32_t> Rewriting::run() {
     }
     if (code == op::kFunctionEnd) write_body(begin, i + length, out);
   });
-  write_set(kSetPayloadX, kBlockX);
-  write_set(kSetPayloadY, kBlockY);
+  write_change(kSetPayloadX, kBlockX, false);
+  write_change(kSetPayloadY, kBlockY, false);
+  write_change(kAddPayloadX, kBlockX, true);
+  write_change(kAddPayloadY, kBlockY, true);
   b_.set_words(std::move(out));
   return b_.finish();
 }

@@ -60,7 +60,8 @@ Stripped strip_xe2(const std::vector<uint32_t>& words) {
       gone.insert(w[2]);
     }
     if (code == op::kDecorate && w[2] == kLinkageAttributes && w[length - 1] == 1)
-      for (auto* name : {kCreatePayload, kSetPayloadX, kSetPayloadY})
+      for (auto* name :
+           {kCreatePayload, kSetPayloadX, kSetPayloadY, kAddPayloadX, kAddPayloadY})
         if (!std::strcmp(text(w + 3), name)) {
           out.built_ins[name].first = w[1];
           gone.insert(w[1]);
