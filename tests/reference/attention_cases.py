@@ -27,6 +27,7 @@ class Case:
         lengths: Of each sequence's queries and keys.
         dtype: Of the queries, and of keys and values unless `cache` is another.
         cache: FP8 type of keys and values, or None.
+        query: FP8 type of queries, or None; `dtype` is then the result's.
         page: Tokens of a page, 0 for keys that are not paged.
         heads: Of queries, and of keys.
         size: Of a head.
@@ -41,6 +42,7 @@ class Case:
     lengths: tuple[tuple[int, int], ...]
     dtype: torch.dtype = BRAIN
     cache: torch.dtype | None = None
+    query: torch.dtype | None = None
     page: int = 64
     heads: tuple[int, int] = (4, 2)
     size: int = 64
@@ -88,6 +90,12 @@ CASES = {
     "causal, 192": Case(tuple((n, n) for n, _ in _RAGGED), page=0, size=192),
     **{f"prefill, drawn {seed}": Case(_drawn(seed)) for seed in range(4)},
 }
+# Only Xe3P has kernels for these.
+FP8_QUERIES = {
+    f"{kind}, {name}": Case(lengths, HALF, cache=fp8, query=fp8, size=128)
+    for kind, lengths in (("decode", _ONE_QUERY), ("prefill", _RAGGED))
+    for name, fp8 in (("e4m3", E4M3), ("e5m2", E5M2))
+}
 
 
 def _pages(
@@ -111,14 +119,18 @@ def _pages(
 
 
 def error(case: Case) -> tuple[float, float]:
-    """Return a batch's largest error, and the largest value among its inputs."""
+    """Return a batch's largest error, and the largest value among its inputs.
+
+    Of FP8 queries, whose weights are rounded to FP8 as well, an error is by the sum of
+    the values' sizes by their weights, and the other is 1.
+    """
     seed = torch.Generator().manual_seed(3)
     query_lengths = [q for q, _ in case.lengths]
     lengths = [k for _, k in case.lengths]
     starts = torch.tensor([0, *query_lengths]).cumsum(0).int()
     starts_k = torch.tensor([0, *lengths]).cumsum(0).int()
     q = torch.randn(sum(query_lengths), case.heads[0], case.size, generator=seed)
-    q = (q * case.loud).to(case.dtype)
+    q = (q * case.loud).to(case.query or case.dtype)
     table = None
     if case.page:
         k, v, table, sequences = _pages(case, lengths, seed)
@@ -129,6 +141,7 @@ def error(case: Case) -> tuple[float, float]:
         sequences = [(k[a:b], v[a:b]) for a, b in ends]
     sink = torch.randn(case.heads[0], generator=seed).to(case.dtype)
     scales = (0.5, 1.5) if case.cache else (1.0, 1.0)
+    query_scale = 0.75 if case.query else 1.0
     given = {
         "q": q,
         "k": k,
@@ -143,6 +156,7 @@ def error(case: Case) -> tuple[float, float]:
         "window_size_right": case.window[1],
         "max_seqlen_q": max(query_lengths),
         "max_seqlen_k": max(lengths),
+        "q_scale": torch.tensor(query_scale) if case.query else None,
         "k_scale": torch.tensor(scales[0]) if case.cache else None,
         "v_scale": torch.tensor(scales[1]) if case.cache else None,
         "softmax_sink": sink if case.sink else None,
@@ -157,21 +171,30 @@ def error(case: Case) -> tuple[float, float]:
     errors = []
     for i, (keys, values) in enumerate(sequences):
         part = slice(int(starts[i]), int(starts[i + 1]))
-        exact, _ = oracle.attention(
-            q[part],
-            keys.double() * scales[0],
-            values.double() * scales[1],
-            case.size**-0.5,
-            case.causal,
-            case.window,
-            sink if case.sink else None,
-        )
-        errors.append((out[part].double() - exact).abs().max())
+
+        def exact(values: Tensor, part: slice = part, keys: Tensor = keys) -> Tensor:
+            out, _ = oracle.attention(
+                q[part].double() * query_scale,
+                keys.double() * scales[0],
+                values.double() * scales[1],
+                case.size**-0.5,
+                case.causal,
+                case.window,
+                sink if case.sink else None,
+            )
+            return out
+
+        wrong = (out[part].double() - exact(values)).abs()
+        if case.query:
+            wrong /= exact(values.abs()).clamp_min(2.0**-20)
+        errors.append(wrong.max())
     # Of a NaN and numbers the NaN.
-    return float(torch.stack(errors).max()), float(v.float().abs().max()) * scales[1]
+    largest = 1.0 if case.query else float(v.float().abs().max()) * scales[1]
+    return float(torch.stack(errors).max()), largest
 
 
 if __name__ == "__main__":
     virtual_xpu.enable()
-    found = {name: error(case) for name, case in CASES.items()}
+    cases = FP8_QUERIES if sys.argv[1:] == ["fp8-queries"] else CASES
+    found = {name: error(case) for name, case in cases.items()}
     json.dump(found, sys.stdout)

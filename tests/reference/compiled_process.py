@@ -17,7 +17,9 @@ from tests.doctor.packages import once
 from vllm_xpu_fp8_plugin import envs
 
 
-def printed(factory: pytest.TempPathFactory, module: str) -> Any:
+def printed(
+    factory: pytest.TempPathFactory, module: str, *arguments: str, **environ: str
+) -> Any:
     """Return the JSON that ``python -m MODULE`` prints, run once for all workers.
 
     The first time its kernels are compiled.
@@ -25,9 +27,9 @@ def printed(factory: pytest.TempPathFactory, module: str) -> Any:
 
     def run() -> Any:
         done = subprocess.run(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", module, *arguments],
             cwd=Path(__file__).parents[2],
-            env={**os.environ, envs.VIRTUAL_OPS.name: envs.COMPILED},
+            env={**os.environ, envs.VIRTUAL_OPS.name: envs.COMPILED, **environ},
             capture_output=True,
             text=True,
             timeout=600,
@@ -36,4 +38,5 @@ def printed(factory: pytest.TempPathFactory, module: str) -> Any:
         assert done.returncode == 0, done.stderr[-4000:]
         return json.loads(done.stdout)
 
-    return once(factory, module, run)
+    gpu = environ.get(envs.VIRTUAL_GPU.name, "")
+    return once(factory, "-".join([module, *arguments, gpu]), run)
