@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -114,7 +115,10 @@ std::vector<uint32_t> code_for_cpu(const Module& module, const char* kernel,
   return module.missing().empty() ? code : rewrite_xe2(code, missing);
 }
 
-void add(const Image& image, std::vector<Image>& out) {
+// Why kernels were not rewritten, and how many.
+using Unknown = std::map<std::string, size_t>;
+
+void add(const Image& image, std::vector<Image>& out, Unknown& unknown) {
   auto words = find_spirv(image.begin, image.end);
   std::unique_ptr<Module> module;
   if (words.begin) module = std::make_unique<Module>(words);
@@ -122,6 +126,8 @@ void add(const Image& image, std::vector<Image>& out) {
     std::string missing = module ? "" : "an image without SPIR-V";
     std::vector<uint32_t> code;
     if (module) code = code_for_cpu(*module, name, missing);
+    if (module && !missing.empty() && g_rewrite && module->rewritable())
+      ++unknown[missing];
     ++g_kernels;
     g_known += module != nullptr;
     Image one = image;
@@ -161,13 +167,19 @@ VIRTUAL_XPU_API void __sycl_register_lib(virtual_xpu::Descriptor* descriptor) {
   }();
   std::lock_guard<std::mutex> lock(g_mutex);
   auto* images = new std::vector<Image>;
+  Unknown unknown;
   for (int i = 0; i < descriptor->count; ++i) {
     const Image& image = descriptor->images[i];
     if (image.version == kImageVersion)
-      add(image, *images);
+      add(image, *images, unknown);
     else
       ++g_kernels;
   }
+  for (auto& [why, count] : unknown)
+    std::fprintf(stderr,
+                 "The virtual XPU cannot run %zu of a library's %zu kernels: %s. "
+                 "Launching one raises.\n",
+                 count, images->size(), why.c_str());
   if (!real || images->empty()) return;
   // The count is of 16 bits.
   for (size_t i = 0; i < images->size(); i += 0x8000) {
