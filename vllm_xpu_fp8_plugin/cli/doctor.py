@@ -55,7 +55,7 @@ def add_parser(
         "--arch",
         choices=compiled_attention.ARCHITECTURES,
         default="xe2",
-        help="the GPU's architecture (default: xe2, Battlemage)",
+        help="whose attention kernels the GPU takes (default: xe2; xe3: Nova Lake P)",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     parser.set_defaults(run=run)

@@ -30,7 +30,8 @@ class Request(NamedTuple):
         quantization: As for ``vllm serve``.
         kv_cache_dtype: Likewise.
         kernels: A wheel or folder to look at in place of the installed package.
-        arch: Architecture of the GPU, "xe2" or "xe3".
+        arch: Whose attention kernels the GPU takes: "xe2" (also Xe3, such as Panther
+            Lake) or "xe3" (Xe3P).
 
     """
 
