@@ -2,6 +2,7 @@
 """vllm_xpu_fp8_plugin.attention, with the real vLLM on a virtual XPU."""
 
 import importlib
+import inspect
 import math
 import sys
 from importlib.metadata import version
@@ -41,12 +42,10 @@ def test_only_two_attributes_differ_from_upstream() -> None:
     assert own == {"__init__", "_forward_encoder_attention"}
     for name in dir(upstream.FlashAttentionImpl):
         if name not in own and not _is_boilerplate(name):
-            ours = getattr(XPUFp8AttentionImpl, name)
-            theirs = getattr(upstream.FlashAttentionImpl, name)
             # A classmethod is bound anew at each access.
-            assert getattr(ours, "__func__", ours) is getattr(
-                theirs, "__func__", theirs
-            ), name
+            ours = inspect.getattr_static(XPUFp8AttentionImpl, name)
+            theirs = inspect.getattr_static(upstream.FlashAttentionImpl, name)
+            assert ours is theirs, name
     backend = {n for n in vars(XPUFp8AttentionBackend) if not _is_boilerplate(n)}
     assert backend == {"get_impl_cls"}
     for kind in (XPUFp8AttentionBackend, upstream.FlashAttentionBackend):

@@ -38,7 +38,8 @@ def run(module: str, *arguments: str, **environ: str) -> str:
 
 def test_the_current_directory_is_not_searched(stranger: Stranger) -> None:
     """Catches `-m`, and a `-c` that keeps ''; PYTHONSAFEPATH would hide both."""
-    assert run("base64", "-t") == run("base64", "-t", PYTHONSAFEPATH="1")
+    encode = ("base64", "-e", os.devnull)
+    assert run(*encode) == run(*encode, PYTHONSAFEPATH="1")
     assert stranger.has_run() == []
 
 
@@ -56,7 +57,9 @@ def test_a_module_runs_as_by_dash_m(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="see test_python_3_10")
-@pytest.mark.parametrize("how", [["-m", "base64", "-t"], ["-c", "import base64"]])
+@pytest.mark.parametrize(
+    "how", [["-m", "base64", "-e", os.devnull], ["-c", "import base64"]]
+)
 def test_what_a_process_starts_does_not_search_it_either(
     how: list[str], stranger: Stranger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

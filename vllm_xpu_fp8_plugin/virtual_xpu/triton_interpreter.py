@@ -101,15 +101,12 @@ def _take_any_mask(interpreter: Any) -> None:
 
     load, store = builder.create_masked_load, builder.create_masked_store
 
-    def masked_load(
-        self: Any, ptrs: Any, mask: Any, other: Any, cache_policy: Any, *more: Any
-    ) -> Any:
-        return load(self, ptrs, as_bool(mask), other, cache_policy, *more)
+    # What follows differs by release: a policy, or a modifier and a policy.
+    def masked_load(self: Any, ptrs: Any, mask: Any, *more: Any) -> Any:
+        return load(self, ptrs, as_bool(mask), *more)
 
-    def masked_store(
-        self: Any, ptrs: Any, value: Any, mask: Any, cache_policy: Any
-    ) -> Any:
-        return store(self, ptrs, value, as_bool(mask), cache_policy)
+    def masked_store(self: Any, ptrs: Any, value: Any, mask: Any, *more: Any) -> Any:
+        return store(self, ptrs, value, as_bool(mask), *more)
 
     builder.create_masked_load = functools.wraps(load)(masked_load)
     builder.create_masked_store = functools.wraps(store)(masked_store)
