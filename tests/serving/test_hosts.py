@@ -16,7 +16,13 @@ from tests.serving.faults import Load
 from tests.serving.hosts import Host
 from tests.serving.server import EXAMPLE, Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.soak,
+    pytest.mark.timeout(1200),
+    # Each test has hosts of the same addresses.
+    pytest.mark.xdist_group("hosts"),
+]
 
 UP = 500
 FLAGS = {

@@ -28,7 +28,7 @@ def test_every_bar_was_met() -> None:
         ("endurance.failed", 1),
         ("endurance.wrong", 1),
         ("endurance.slope_bytes", 5000.0),
-        ("endurance.grown_mib", 500.0),
+        ("endurance.grown_in", 18),
         ("endurance.files", [10, 11]),
         ("endurance.processes", [3, 4]),
         ("clients.0.largest_difference", float("nan")),
@@ -63,6 +63,14 @@ def test_growth_is_told_from_noise() -> None:
     flat = [(20 * i, (1000 << 20) + n) for i, n in enumerate(noise)]
     leak = [(n, held + 2048 * n) for n, held in flat]
     assert abs(endurance.growth(flat)["slope_bytes"]) < 200
-    assert endurance.growth(flat)["noise_mib"] == pytest.approx(12, abs=1)
+    assert endurance.growth(flat)["grown_in"] <= report.GROWS
     assert endurance.growth(leak)["slope_bytes"] == pytest.approx(2048, abs=200)
-    assert endurance.growth(leak)["grown_mib"] > endurance.growth(leak)["noise_mib"]
+
+
+def test_growth_is_told_from_a_pool_that_grows_in_steps() -> None:
+    """Catches a leak below the slope that is allowed, and steps taken for a leak."""
+    held = [(20 * i, (1000 << 20) + (3 << 20) * (i > 300)) for i in range(500)]
+    leak = [(n, size + 300 * n) for n, size in held]
+    assert endurance.growth(held)["grown_in"] == 1
+    assert endurance.growth(leak)["slope_bytes"] < report.SLOPE
+    assert endurance.growth(leak)["grown_in"] > report.GROWS
