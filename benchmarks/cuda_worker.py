@@ -17,7 +17,7 @@ from typing import Any
 
 
 class Worker:
-    """One vLLM engine of one arm; whose methods are requests."""
+    """One vLLM engine of one arm. Its methods are the requests."""
 
     def __init__(self, arguments: dict[str, Any], model: str) -> None:
         """Start the engine."""

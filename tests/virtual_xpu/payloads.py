@@ -26,6 +26,7 @@ class Payload(NamedTuple):
         moved: Added to x and y once it is made.
         passes: It is made in loops of so many passes, one in the other, x one further
             with each, and kept in an array.
+        counted: Whether the number of passes is a constant.
         used: The pass whose payload is taken from there. x and y are this one's.
 
     """
@@ -39,6 +40,7 @@ class Payload(NamedTuple):
     by_lane: bool = False
     moved: tuple[int, int] = (0, 0)
     passes: tuple[int, ...] = ()
+    counted: bool = True
     used: int = 0
 
 
@@ -78,7 +80,8 @@ class Payloads:
     def make(self, payload: Payload, surface: int, lane: int) -> int:
         """Write what makes a payload of memory at `surface`, and return it."""
         numbers: list[tuple[int, int]] = []  # of the loops that it is in: id, passes
-        ends = [self._begin_loop(passes, numbers) for passes in payload.passes]
+        unknown = None if payload.counted else lane
+        ends = [self._begin_loop(n, numbers, unknown) for n in payload.passes]
         made = self._make(payload, surface, lane, numbers)
         if not ends:
             return made
@@ -130,16 +133,19 @@ class Payloads:
         self.block = block
 
     def _begin_loop(
-        self, passes: int, numbers: list[tuple[int, int]]
+        self, passes: int, numbers: list[tuple[int, int]], unknown: int | None
     ) -> tuple[int, int, int, int, int]:
         m = self._m
         head, body, last, after = (m.fresh() for _ in range(4))
         following, before = m.fresh(), self.block
+        limit = self._number(passes)
+        if unknown is not None:
+            limit = m.emit(128, self._u32, limit, unknown)
         m.put(m.body, 249, head)
         self._label(head)
         start = (self._number(0), before, following, last)
         number = m.emit(245, self._u32, *start)
-        less = m.emit(176, m.type(20), number, self._number(passes))
+        less = m.emit(176, m.type(20), number, limit)
         m.put(m.body, 250, less, body, after)
         self._label(body)
         numbers.append((number, passes))

@@ -125,10 +125,21 @@ def test_a_block_that_is_moved_or_kept(how: dict[str, Any]) -> None:
     np.testing.assert_array_equal(registers_of(got), expected)
 
 
-def test_more_payloads_than_there_are_registers_for_are_refused() -> None:
-    """Catches memory for whatever a loop says."""
-    payload = Payload(np.zeros(40 * 192, np.uint8), 132, 38, 192, 0, 0, passes=(99, 9))
-    with pytest.raises(ValueError, match="891 2D block payloads in loops"):
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"passes": (99, 9)}, "891 2D block payloads in loops"),
+        ({"passes": (1 << 31, 2)}, "2147483648 2D block payloads in loops"),
+        ({"passes": (4,), "counted": False}, "made in a loop and kept"),
+    ],
+    ids=str,
+)
+def test_payloads_that_have_no_place_of_their_own_are_refused(
+    how: dict[str, Any], why: str
+) -> None:
+    """Catches memory for whatever a loop says, a count that wraps, and a guess."""
+    payload = Payload(np.zeros(40 * 192, np.uint8), 132, 38, 192, 0, 0, **how)
+    with pytest.raises(ValueError, match=why):
         run(LOAD, "=rw,rw.u,P,P,P", [payload, 16, 16, 8], (np.uint16, 8))
 
 

@@ -51,11 +51,11 @@ PROFILES = {
         0x0500400400,
     ),
     # Xe3 (Panther Lake), for which the kernel package takes its Xe2 kernels. Its memory
-    # is the host's.
+    # is the host's, here half of 32 GiB.
     "b390": Profile(
         "Intel(R) Arc(TM) B390 GPU",
         96,
-        18 * _GIB,
+        16 * _GIB,
         0xB080,
         0x0780000400,
         integrated=True,
@@ -63,7 +63,7 @@ PROFILES = {
     # Xe3P (Nova Lake P), for which 0.1.16.2 has attention kernels of its own. Only its
     # architecture is published; the other figures are the B390's.
     "nvl_p": Profile(
-        "Intel(R) Nova Lake P", 96, 18 * _GIB, 0xD740, 0x08C2800000, integrated=True
+        "Intel(R) Nova Lake P", 96, 16 * _GIB, 0xB080, 0x08C2800000, integrated=True
     ),
     "a770": Profile(
         "Intel(R) Arc(TM) A770 Graphics", 512, 16 * _GIB, 0x56A0, 0x030DC00800, 64 << 10

@@ -9,6 +9,14 @@ Id bits(Builder& b, op::Code code, Id left, Id right) {
   return b.emit(code, b.integer(32), {left, right});
 }
 
+// A value without its lowest bits, rounded to nearest, ties to even.
+Id without(Builder& b, Id value, uint32_t lowest) {
+  Id odd = bits(b, op::kBitwiseAnd,
+                bits(b, op::kShiftRightLogical, value, b.u32(lowest)), b.u32(1));
+  Id sum = b.add(value, b.add(b.u32((1u << (lowest - 1)) - 1), odd));
+  return bits(b, op::kShiftRightLogical, sum, b.u32(lowest));
+}
+
 }  // namespace
 
 Id to_float(Builder& b, Id value, visa::Type from) {
@@ -31,12 +39,10 @@ Id from_float(Builder& b, Id value, visa::Type to) {
   Id word = b.emit(op::kBitcast, u32, {value});
   if (to.kind == visa::Kind::kFloat) return word;
   Id high = bits(b, op::kShiftRightLogical, word, b.u32(16));
-  Id odd = bits(b, op::kBitwiseAnd, high, b.u32(1));
-  Id rounded = b.add(word, b.add(b.u32(0x7fff), odd));
-  rounded = bits(b, op::kShiftRightLogical, rounded, b.u32(16));
   Id magnitude = bits(b, op::kBitwiseAnd, word, b.u32(0x7fffffff));
   Id nan = b.emit(op::kUGreaterThan, b.boolean(), {magnitude, b.u32(0x7f800000)});
-  return b.select(u32, nan, bits(b, op::kBitwiseOr, high, b.u32(0x40)), rounded);
+  return b.select(u32, nan, bits(b, op::kBitwiseOr, high, b.u32(0x40)),
+                  without(b, word, 16));
 }
 
 Id from_fp8(Builder& b, Id code, bool e4m3) {
@@ -59,19 +65,12 @@ Id to_fp8(Builder& b, Id half, bool e4m3) {
   Id u32 = b.integer(32), magnitude = bits(b, op::kBitwiseAnd, half, b.u32(0x7fff));
   Id sign = bits(b, op::kShiftRightLogical,
                  bits(b, op::kBitwiseAnd, half, b.u32(0x8000)), b.u32(8));
-  // Cuts `cut` bits off, rounding.
-  auto rounded = [&](Id value, uint32_t cut) {
-    Id odd = bits(b, op::kBitwiseAnd,
-                  bits(b, op::kShiftRightLogical, value, b.u32(cut)), b.u32(1));
-    Id sum = b.add(value, b.add(b.u32((1u << (cut - 1)) - 1), odd));
-    return bits(b, op::kShiftRightLogical, sum, b.u32(cut));
-  };
   Id code;
   if (e4m3) {
     Id f32 = b.floating(32);
     Id value = to_float(b, magnitude, {visa::Kind::kFloat, 2});
     Id word = b.emit(op::kBitcast, u32, {value});
-    code = b.emit(op::kISub, u32, {rounded(word, 20), b.u32((127 - 7) << 3)});
+    code = b.emit(op::kISub, u32, {without(b, word, 20), b.u32((127 - 7) << 3)});
     // Of a subnormal, how many times 2^-9 it is, the last place of 2^14.
     Id small = b.emit(op::kFAdd, f32, {value, b.number(f32, 0x46800000)});
     small =
@@ -80,7 +79,7 @@ Id to_fp8(Builder& b, Id half, bool e4m3) {
     code = b.select(u32, b.less(b.u32(0x7e), code), b.u32(0x7f), code);
   } else {
     Id nan = b.less(b.u32(0x7c00), magnitude);
-    code = b.select(u32, nan, b.u32(0x7f), rounded(magnitude, 8));
+    code = b.select(u32, nan, b.u32(0x7f), without(b, magnitude, 8));
   }
   return bits(b, op::kBitwiseOr, code, sign);
 }

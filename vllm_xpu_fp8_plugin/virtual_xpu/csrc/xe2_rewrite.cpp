@@ -147,7 +147,7 @@ void Rewriting::write_body(size_t begin, size_t end, std::vector<uint32_t>& out)
     // is in. Made anew in a loop whose passes are not known, it changes for whoever
     // holds it by another way than its name.
     Id index = 0;
-    uint32_t count = 1;
+    uint64_t count = 1;
     if (!only_called_with(words, begin, end, w[2], stripped_)) {
       if (!loops) loops = std::make_unique<Loops>(b_, words, begin, end);
       if (loops->in_another(block))
@@ -162,11 +162,12 @@ void Rewriting::write_body(size_t begin, size_t end, std::vector<uint32_t>& out)
           put(body, op::kIAdd, {b_.integer(32), index, scaled, loop->number});
         }
         count *= loop->passes;
+        if (count > kMostPayloads)
+          throw std::runtime_error(std::to_string(count) +
+                                   " 2D block payloads in loops");
       }
-      if (count > kMostPayloads)
-        throw std::runtime_error(std::to_string(count) + " 2D block payloads in loops");
     }
-    write_create(w, length, index, count, variables, body);
+    write_create(w, length, index, static_cast<uint32_t>(count), variables, body);
   });
   body.insert(body.begin() + entry, variables.begin(), variables.end());
   out.insert(out.end(), body.begin(), body.end());
