@@ -49,8 +49,8 @@ at::Tensor few_rows(const at::Tensor& rows, const at::Tensor& weight,
   const float* scales = scale ? scale->const_data_ptr<float>() : nullptr;
   int64_t step = scale && scale->numel() > 1;
   auto* result = out.mutable_data_ptr<float>();
-  at::parallel_for(0, (n + kTile - 1) / kTile, 8, [&](int64_t from, int64_t to) {
-    auto decoded = std::make_unique_for_overwrite<float[]>(kTile * k);
+  at::parallel_for(0, (n + kTile - 1) / kTile, 3, [&](int64_t from, int64_t to) {
+    auto decoded = std::make_unique_for_overwrite<float[]>(kDecoded * k);
     for (int64_t j = from * kTile; j < std::min(to * kTile, n); j += kTile) {
       auto columns = std::min(kTile, n - j);
       multiply_few_rows(a, m, from_weight + j * row_bytes, type, columns, k,
