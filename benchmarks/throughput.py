@@ -34,7 +34,7 @@ UNITS = {"encoder": "texts/s", "decoder": "tokens/s"}
 
 
 class Arm:
-    """A process that does the work when asked to."""
+    """A process that does the work when asked to, once it is ready."""
 
     def __init__(
         self,
@@ -61,7 +61,15 @@ class Arm:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.startup_s = self._answer()
+
+    def ready(self) -> float:
+        """Wait until the work was done once; return the seconds to the engine's start.
+
+        Raises:
+            RuntimeError: The process has ended.
+
+        """
+        return self._answer()
 
     def seconds(self) -> float:
         """Do the work once."""
@@ -143,14 +151,17 @@ def measure(
             print(f"throughput: {kind}: {name}: starting", file=sys.stderr)
             path = folder / f"{order}.json"
             path.write_text(json.dumps(inputs[order]))
+            arms[name] = Arm(python, engine, model, path, args.threads)
+            stack.callback(arms[name].close)
+        # They start side by side, and then take turns.
+        for name, (python, *_) in engines.items():
             try:
-                arms[name] = Arm(python, engine, model, path, args.threads)
+                arms[name].ready()
             except RuntimeError:
                 if python == sys.executable:
                     raise
                 print(f"throughput: {name} is left out", file=sys.stderr)
-                continue
-            stack.callback(arms[name].close)
+                del arms[name]
         best = dict.fromkeys(arms, 0.0)
         for i in range(args.rounds):
             print(f"throughput: {kind}: round {i + 1}/{args.rounds}", file=sys.stderr)
