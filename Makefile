@@ -24,7 +24,7 @@ models: .venv/ready
 # processes and of two hosts.
 soak: .venv/ready
 	$(BIN)/python -m tests.serving
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m soak
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m soak tests/serving
 
 lint: .venv/ready
 	$(BIN)/ruff check .

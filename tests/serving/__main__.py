@@ -30,13 +30,24 @@ def soak(folder: Path) -> dict[str, Any]:
     """Run all of it and return the figures. Logs go into `folder`."""
     found: dict[str, Any] = {"environment": environment()}
     requests = traffic.distinct_requests(_DISTINCT)
-    say("starting a server of all-MiniLM-L6-v2 in FP8")
+    say("starting servers: of all-MiniLM-L6-v2 in FP8, with the plugin and without it,")
+    say("and of rxnfp, a classifier")
+    rxnfp = real_model("rxnfp")
     with serve_with(folder / "server.log") as server:
-        say("clients")
-        found["clients"] = clients.run(server.url, MINILM, langchain=True)
-        # Before the load, which then shows what it has left behind.
-        say("bad input, and the same without the plugin")
-        with serve_without(folder / "without.log", MINILM) as peer:
+        with (
+            serve_without(folder / "without.log", MINILM) as peer,
+            serve_with(folder / "classifier.log", rxnfp) as classifier,
+        ):
+            for each in (server, peer, classifier):
+                each.ready()
+            say("clients")
+            found["clients"] = clients.run(server.url, MINILM, langchain=True)
+            texts = [
+                json.loads(line)["text"] for line in _REACTIONS.read_text().splitlines()
+            ]
+            found["clients"].append(clients.classify(classifier.url, rxnfp, texts))
+            # Before the load, which then shows what it has left behind.
+            say("bad input, and the same without the plugin")
             found["bad_input"] = compare_bad_input(server.url, peer.url, requests[:40])
         say("load at rising rates")
         found["load"] = bench.run(server.url, server.tokenizer, _HELD)
@@ -45,12 +56,6 @@ def soak(folder: Path) -> dict[str, Any]:
         found["endurance"] = endurance.run(
             server, requests, report.REQUESTS, _AT_A_TIME, say
         )
-    say("a server of rxnfp, a classifier, in FP8")
-    rxnfp = real_model("rxnfp")
-    with serve_with(folder / "classifier.log", rxnfp) as server:
-        lines = _REACTIONS.read_text().splitlines()
-        texts = [json.loads(line)["text"] for line in lines]
-        found["clients"].append(clients.classify(server.url, rxnfp, texts))
     return found
 
 

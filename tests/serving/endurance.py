@@ -102,25 +102,25 @@ def growth(samples: Sequence[tuple[int, int]]) -> dict[str, Any]:
     """Return how memory grew, once the first fifth of the requests was answered.
 
     A leak grows all the time. What a pool or the heap keeps of the largest batch so far
-    grows in few steps, whenever chance makes a larger one.
+    grows in few steps, whenever chance makes a larger one: a straight line through the
+    run takes a late step for a slope.
 
     Args:
         samples: Answers given so far, and bytes held then.
 
     Returns:
-        ``mib``: first and last figure. ``slope_bytes``: of a straight line, bytes a
-        request. ``grown_in``: of `PARTS` equal parts of the run, in how many more is
-        held than in the part before, by their medians.
+        ``mib``: first and last figure. ``slope_bytes``: bytes a request by which one of
+        `PARTS` equal parts of the run, by their medians, holds more than the one
+        before, for most of them: the median. ``grown_in``: in how many it does.
 
     """
     most = max(n for n, _ in samples)
     late = np.array([s for s in samples if s[0] >= most / 5], dtype=float)
-    slope, _ = np.polyfit(late[:, 0], late[:, 1], 1)
-    edges = np.linspace(most / 5, most, PARTS + 1)[1:-1]
-    parts = np.split(late[:, 1], np.searchsorted(late[:, 0], edges))
-    medians = np.array([np.median(part) for part in parts if len(part)])
+    edges = np.linspace(most / 5, most, PARTS + 1)
+    parts = np.split(late[:, 1], np.searchsorted(late[:, 0], edges[1:-1]))
+    grown = np.diff([np.median(part) for part in parts if len(part)])
     return {
         "mib": [samples[0][1] / _MIB, samples[-1][1] / _MIB],
-        "slope_bytes": float(slope),
-        "grown_in": int((np.diff(medians) > 0).sum()),
+        "slope_bytes": float(np.median(grown) / (edges[1] - edges[0])),
+        "grown_in": int((grown > 0).sum()),
     }

@@ -90,11 +90,15 @@ class Program:
     def ready(self, within: float) -> "Self":
         """Wait until it is up.
 
+        Args:
+            within: Seconds from now.
+
         Raises:
             AssertionError: It has ended, or was not up in time.
 
         """
-        while time.monotonic() < self._begun + within:
+        end = time.monotonic() + within
+        while time.monotonic() < end:
             status = self.process.poll()
             assert status is None, f"ended with {status}:\n{self.said()}"
             if self.is_up():

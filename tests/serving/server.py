@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``vllm serve`` as a program with an address, that is asked for rankings."""
 
-import contextlib
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,6 +87,10 @@ class Server(Program):
         return scores(self.ask().raise_for_status())
 
 
+# Starts a server of a test.
+Start = Callable[..., Server]
+
+
 def scores(response: httpx.Response) -> list[float]:
     """Return the scores of an answer in the documents' order."""
     results = response.json()["results"]
@@ -95,9 +98,8 @@ def scores(response: httpx.Response) -> list[float]:
     return [result["relevance_score"] for result in results]
 
 
-@contextlib.contextmanager
-def serve_with(log: Path, *arguments: str) -> Iterator[Server]:
-    """Start the example server on the virtual XPU, with the plugin.
+def serve_with(log: Path, *arguments: str) -> Server:
+    """Start the example server on the virtual XPU, with the plugin; `ready` waits.
 
     Args:
         log: A file in a folder that exists.
@@ -105,20 +107,18 @@ def serve_with(log: Path, *arguments: str) -> Iterator[Server]:
 
     """
     tokenizer = next((a for a in arguments[:1] if not a.startswith("-")), MINILM)
-    with Server(
+    return Server(
         *(EXAMPLE, *arguments),
         log=log,
         tokenizer=tokenizer,
         VLLM_XPU_FP8_PLUGIN="emulate",
-    ) as server:
-        yield server.ready()
+    )
 
 
-@contextlib.contextmanager
-def serve_without(log: Path, model: str) -> Iterator[Server]:
+def serve_without(log: Path, model: str) -> Server:
     """Start the same on vLLM's own platform, on the virtual XPU too."""
     own = str(ROOT / "tests" / "serving" / "own_platform.py")
-    with Server(
+    return Server(
         *(str(BIN / "vllm-xpu-fp8"), "run", "--", "env", "VLLM_XPU_FP8_PLUGIN=0"),
         *("python", own, "serve", model, "--quantization", "fp8"),
         *("--runner", "pooling", "--served-model-name", "reranker"),
@@ -126,5 +126,4 @@ def serve_without(log: Path, model: str) -> Iterator[Server]:
         *("--enforce-eager", "--kv-cache-memory-bytes", str(1 << 30)),
         log=log,
         tokenizer=model,
-    ) as server:
-        yield server.ready()
+    )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two hosts of a Ray cluster, each with one virtual GPU and no variable of the plugin.
 
-Only the command that starts the server has its variables, as docs/deploy.md says.
+Only the command that starts the server has its variables, as docs/deploy.md says. One
+test at a time: each has hosts of the same addresses.
 """
 
 import re
@@ -16,13 +17,7 @@ from tests.serving.faults import Load
 from tests.serving.hosts import Host
 from tests.serving.server import EXAMPLE, Server
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.soak,
-    pytest.mark.timeout(1200),
-    # Each test has hosts of the same addresses.
-    pytest.mark.xdist_group("hosts"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(1200)]
 
 UP = 500
 FLAGS = {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every process of a server has the plugin and says so once.
+"""Each process of a data parallel server has the plugin, and goes with the others.
 
-test_faults.py has two workers as processes of vLLM's own.
+test_faults.py has the processes of other servers: several workers, API servers, Ray's.
 """
 
 from pathlib import Path
@@ -14,60 +14,39 @@ from tests.serving.server import EXAMPLE, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
-TENSOR = ("--tensor-parallel-size", "2")
-DATA = ("--data-parallel-size", "2")
-FORK = {"VLLM_WORKER_MULTIPROC_METHOD": "fork"}
+ENGINES = ["EngineCore_DP0", "EngineCore_DP1"]
 
 
 @pytest.mark.parametrize(
-    ("flags", "environ", "count", "names"),
+    ("flags", "count", "names", "reason", "status"),
     [
-        # The one that was started, API servers, engines, and where these are two or
-        # have two devices a worker for each.
-        (TENSOR, FORK, 4, ["EngineCore", "Worker_TP0", "Worker_TP1"]),
-        (
-            DATA,
-            {},
-            7,
-            ["APIServer_0", "APIServer_1", "EngineCore_DP0", "EngineCore_DP1"],
-        ),
-        (
-            (*DATA, "--api-server-count", "1"),
-            {},
-            5,
-            ["EngineCore_DP0", "EngineCore_DP1"],
-        ),
-        (("--api-server-count", "2"), {}, 4, ["APIServer_0", "APIServer_1"]),
-        ((*TENSOR, "--distributed-executor-backend", "ray"), {}, 4, ["EngineCore"]),
+        # The one that was started, API servers, engines, and a worker for each engine.
+        # Of the engine and the API servers that end with it, one is named.
+        ((), 7, ["APIServer_0", "APIServer_1", *ENGINES], "died", 1),
+        # One that is alone sees first what the other engine leaves undone.
+        (("--api-server-count", "1"), 5, ENGINES, "output_handler failed", 0),
     ],
-    ids=["fork", "data", "data-one-api", "api", "ray"],
+    ids=["two", "one"],
 )
-def test_every_process_has_the_plugin(
+def test_two_engines_of_which_one_is_killed(
     flags: tuple[str, ...],
-    environ: dict[str, str],
     count: int,
     names: list[str],
+    reason: str,
+    status: int,
     minilm: str,
     tmp_path: Path,
 ) -> None:
-    """Catches a process that vLLM starts with another environment or platform."""
+    """Catches a process without the plugin, and an engine that outlives the other."""
     with Server(
-        *(EXAMPLE, minilm, *flags),
+        *(EXAMPLE, minilm, "--data-parallel-size", "2", *flags),
         log=tmp_path / "log",
         cwd=tmp_path,
         VLLM_XPU_FP8_PLUGIN="emulate",
         **probe.environment(tmp_path),
-        **environ,
     ) as server:
         scores = server.ready().scores()
-        print(f"up after {server.started:.0f} s", scores)
-        print(server.names())
-        notes = probe.notes(tmp_path)
-        print([(n["process"], n["start"], n["parent"], n["pid"]) for n in notes])
-        starts = {n["start"] for n in notes if n["process"] != "MainProcess"}
-        # Also where fork is asked for, since a device was made before.
-        assert starts == {"spawn"}
-        assert ("XPU is initialized" in server.output) == (environ == FORK)
+        print(f"up after {server.started:.0f} s", scores, server.names())
         for name in names:
             assert server.named(name), name
         # Each engine and each API server gets some of these.
@@ -76,22 +55,10 @@ def test_every_process_has_the_plugin(
             assert again == pytest.approx(scores, abs=faults.TOLERANCE)
         coordinators = len(server.named("DPCoordinator"))
         probe.assert_active_in_each(server, count, coordinators)
-        found = server.names()
         with Load(server, timeout=faults.PATIENCE) as load:
             load.wait_for(8)
-            if two_engines := server.named("EngineCore_DP"):
-                # The other goes with it, and so do those that would ask it.
-                two_engines[1].kill()
-                several = "APIServer_0" in found
-                # One that is alone sees first what the other engine leaves undone.
-                died = "DP1 died unexpectedly" if several else "output_handler failed"
-                faults.assert_ends_by(server, died, int(several))
-                allowed = faults.ASKED_TO_END
-            else:
-                server.terminate()
-                within = faults.RAY_END if "ray" in flags else faults.END
-                faults.assert_ends_by(server, "Shutting down", 0, within)
-                allowed = faults.ASKED_TO_END
+            server.named("EngineCore_DP")[1].kill()
+            faults.assert_ends_by(server, reason, status)
         for answer in load.scores:
             assert answer == pytest.approx(scores, abs=faults.TOLERANCE)
-        assert set(load.failures) <= allowed
+        assert set(load.failures) <= faults.ASKED_TO_END
