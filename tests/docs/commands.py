@@ -24,7 +24,7 @@ RUN_BY = {
     ),
     "VLLM_XPU_FP8_PLUGIN=1 vllm serve BAAI/bge-reranker-large --quantization fp8 "
     "--runner pooling --data-parallel-size 2": (
-        "serving/processes::test_every_process_has_the_plugin"
+        "serving/processes::test_two_engines_of_which_one_is_killed"
     ),
     **dict.fromkeys(
         (

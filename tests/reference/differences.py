@@ -36,7 +36,8 @@ DIFFERENCES = {
     "_C::mul_and_silu": Difference(_EXP, Bound(4)),
     "_C::swigluoai_and_mul": Difference(_EXP, Bound(4)),
     "_C::swiglustep_and_mul": Difference(_EXP, Bound(4)),
-    "_C::situ_and_mul": Difference(_EXP, Bound(5), Bound(1)),
+    # 5 on a processor with AVX-512, 6 on one without.
+    "_C::situ_and_mul": Difference(_EXP, Bound(6), Bound(1)),
     "_C::gelu_quick": Difference(_EXP, Bound(4)),
     "_C::silu_and_mul_per_block_quant": Difference(_EXP, Bound(4), Bound(1)),
     "_C::gelu_and_mul": Difference(_TAIL, Bound(4, 2**-23), Bound(1, 2**-18)),
