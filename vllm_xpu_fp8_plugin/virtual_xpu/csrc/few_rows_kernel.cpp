@@ -35,12 +35,7 @@ Vector load(const void* from) {
 }
 
 // Writes kLanes fp16 numbers, times a power of two, as float32.
-#if defined(__AVX512F__)
-void from_half(const Codes& half, float unit, float* values) {
-  auto found = _mm512_cvtph_ps(load<__m256i>(&half)) * unit;
-  std::memcpy(values, &found, sizeof(found));
-}
-#elif defined(__F16C__)
+#ifdef __F16C__
 void from_half(const Codes& half, float unit, float* values) {
   for (int64_t i = 0; i < kLanes; i += 8) {
     auto eight = load<__m128i>(reinterpret_cast<const uint16_t*>(&half) + i);
