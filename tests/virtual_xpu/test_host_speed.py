@@ -2,6 +2,8 @@
 """vllm_xpu_fp8_plugin.virtual_xpu.host_speed."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -55,3 +57,35 @@ def test_only_what_vllm_has_set_is_taken_back(monkeypatch: pytest.MonkeyPatch) -
         assert torch.get_num_threads() == len(os.sched_getaffinity(0))
     finally:
         torch.set_num_threads(before)
+
+
+_VLLM_PROCESS = """
+import sys
+
+started = []
+
+def note(event, arguments):
+    if event == "subprocess.Popen":
+        started.append(arguments[1])
+
+sys.addaudithook(note)
+
+import vllm.model_executor.layers.quantization.utils.humming
+import humming
+
+print([command for command in started if "humming" in str(command)])
+"""
+
+
+def test_no_process_of_vllm_starts_others_that_look_for_cuda() -> None:
+    """Catches two more imports of torch for each process of a server, for nothing."""
+    pytest.importorskip("humming")
+    ours = "HUMMING_DISABLE_PARALLEL_BUILD"
+    done = subprocess.run(
+        [sys.executable, "-c", _VLLM_PROCESS],
+        env={k: v for k, v in os.environ.items() if k != ours},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr[-2000:]

@@ -12,6 +12,15 @@ from vllm_xpu_fp8_plugin.reference.weights import linear
 _SET_BY_VLLM = "VLLM_OMP_NUM_THREADS_SET_BY_VLLM"
 
 
+def leave_out_cuda_builds() -> None:
+    """Have vLLM's library of CUDA kernels, humming, not compile them as it is imported.
+
+    It starts two processes for that in each of vLLM's (humming/ops/utils.py and
+    humming/utils/nvrtc.py), which import torch, find no CUDA and end: 12 s of CPU time.
+    """
+    os.environ.setdefault("HUMMING_DISABLE_PARALLEL_BUILD", "1")
+
+
 def use_every_core() -> None:
     """Take back that vLLM's processes have a core each, since a GPU does the work.
 

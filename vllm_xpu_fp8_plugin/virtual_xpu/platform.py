@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 virtual_xpu.enable()
+# Before vLLM imports its quantisations.
+host_speed.leave_out_cuda_builds()
 
 # vLLM would fill nine tenths of the device's memory at start, which is the host's.
 _KV_CACHE_BYTES = 1 << 30
