@@ -18,6 +18,8 @@ LANES = 16
 
 # SPIR-V's storage classes.
 _CROSS, _INPUT = 5, 1
+# Its built-in variables: a lane's number in the sub-group and in the work-group.
+IN_SUBGROUP, IN_GROUP = 41, 27
 
 
 def run(
@@ -26,6 +28,8 @@ def run(
     operands: Sequence[Array | int | Payload],
     result: tuple[type[np.generic], int] | None = None,
     group: tuple[int, ...] = (LANES,),
+    lane_number: int = IN_SUBGROUP,
+    sub_group: int = LANES,
 ) -> Array | None:
     """Run an assembly in a sub-group of 16 lanes.
 
@@ -36,6 +40,8 @@ def run(
             number, or a payload.
         result: Type and count of the result's elements a lane.
         group: Items of the work-group that is launched, the innermost dimension first.
+        lane_number: `IN_SUBGROUP` or `IN_GROUP`, what tells a lane its place.
+        sub_group: Lanes that the kernel asks for, 0: any number.
 
     Returns:
         [count, 16], or None.
@@ -53,13 +59,15 @@ def run(
     m.put(m.head, 14, 2, 2)
     main, lane_variable = m.fresh(), m.fresh()
     m.put(m.head, 15, 6, main, *words_of("main"), lane_variable)
-    m.put(m.head, 16, main, 35, LANES)
-    m.put(m.head, 71, lane_variable, 11, 41)
+    if sub_group:
+        m.put(m.head, 16, main, 35, sub_group)
+    m.put(m.head, 71, lane_variable, 11, lane_number)
     void, u8, u32, u64 = m.type(19), m.type(21, 8, 0), m.type(21, 32, 0), 0
     u64 = m.type(21, 64, 0)
     pointer = m.type(32, _CROSS, u8)
     payloads = Payloads(m)
-    lane_pointer = m.type(32, _INPUT, u32)
+    own = u32 if lane_number == IN_SUBGROUP else m.type(23, u64, 3)
+    lane_pointer = m.type(32, _INPUT, own)
     m.put(m.types, 59, lane_pointer, lane_variable, _INPUT)
 
     def element(kind: np.dtype[np.generic] | type[np.generic], count: int) -> int:
@@ -90,8 +98,9 @@ def run(
     m.put(m.body, 54, void, main, 0, kernel)
     source, target_memory, surface = (m.emit(55, pointer) for _ in range(3))
     payloads.enter()
-    lane = m.emit(61, u32, lane_variable, 2, 4)
-    wide_lane = m.emit(113, u64, lane)
+    lane = m.emit(61, own, lane_variable)
+    widen = (113, u64, lane) if own == u32 else (81, u64, lane, 0)
+    wide_lane = m.emit(*widen)
 
     def place(base: int, offset: int, kind: int, stride: int) -> int:
         at = m.emit(132, u64, wide_lane, m.number(u64, stride, 0))

@@ -16,11 +16,6 @@ _LIMITED = (
     "a CPU computes prefills of few features a head wrongly "
     f"({envs.VIRTUAL_OPS.name}={envs.COMPILED} runs the others)"
 )
-# Intel's compiler makes zeros of their results for AVX2 and for SSE4.2.
-_WIDE = (
-    "its code is slow on a CPU, and wrong on one without AVX-512 "
-    f"({envs.VIRTUAL_OPS.name}={envs.COMPILED} runs it on one that has that)"
-)
 _ONEDNN = "a product of oneDNN, which is built for GPUs only"
 _LEVEL_ZERO = "it asks the GPU's driver (Level Zero)"
 _HOST_MEMORY = "its copies on a CPU take SYCL's memory only"
@@ -38,8 +33,8 @@ _REASONS: dict[str, str] = {
     "_xpu_C::fp4_gemm": _ONEDNN,
     "_xpu_C::fp4_gemm_w4a16": _ONEDNN,
     "_xpu_C::cutlass_grouped_gemm_interface": _SLOW,
-    "_xpu_C::fp8_mqa_logits": _WIDE,
-    "_xpu_C::fp8_paged_mqa_logits": _WIDE,
+    "_xpu_C::fp8_mqa_logits": _SLOW,
+    "_xpu_C::fp8_paged_mqa_logits": _SLOW,
     "_xpu_C::mhc_pre": _SLOW,
     "_xpu_C::mhc_fused_post_pre": _SLOW,
     "_xpu_C::gdn_attention": _SLOW,
@@ -60,13 +55,7 @@ def reason(name: str) -> str:
     why = _REASONS.get(name, "")
     if envs.VIRTUAL_OPS.get() != envs.COMPILED:
         return why
-    runs = why in (_SLOW, _LIMITED) or (why == _WIDE and has_wide_vectors())
-    return "" if runs else why
-
-
-def has_wide_vectors() -> bool:
-    """Return whether this processor has AVX-512."""
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return "" if why in (_SLOW, _LIMITED) else why
 
 
 # Features that one work-group of the convolution before a GDN layer takes.

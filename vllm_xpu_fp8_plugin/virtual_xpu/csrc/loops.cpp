@@ -96,8 +96,8 @@ std::set<Id> counting(const Builder& b, const Function& function,
 Loops::Loops(const Builder& b, const std::vector<uint32_t>& words, size_t begin,
              size_t end) {
   auto function = look_at(words, begin, end);
-  // With each counted loop unrolled: its last block is followed by what follows it.
-  auto unrolled = function.next;
+  // The last block of a counted loop is followed by what follows the loop.
+  unrolled_ = function.next;
   for (auto& [head, branch] : function.branches) {
     auto found = function.definitions.find(branch[1]);
     CountedLoop loop;
@@ -121,12 +121,10 @@ Loops::Loops(const Builder& b, const std::vector<uint32_t>& words, size_t begin,
     if (loop.blocks.empty()) continue;
     counted_.push_back(std::move(loop));
     for (Id id : last) {
-      unrolled[id].erase(head);
-      unrolled[id].insert(branch[3]);
+      unrolled_[id].erase(head);
+      unrolled_[id].insert(branch[3]);
     }
   }
-  for (auto& [block, ignored] : unrolled)
-    if (reached(unrolled, block).count(block)) other_.insert(block);
 }
 
 std::vector<const CountedLoop*> Loops::counted(Id block) const {
@@ -134,6 +132,10 @@ std::vector<const CountedLoop*> Loops::counted(Id block) const {
   for (auto& loop : counted_)
     if (loop.blocks.count(block)) out.push_back(&loop);
   return out;
+}
+
+bool Loops::in_another(Id block) const {
+  return reached(unrolled_, block).count(block) != 0;
 }
 
 }  // namespace virtual_xpu

@@ -26,11 +26,12 @@ class Loops {
   // The counted loops that a block lies in.
   std::vector<const CountedLoop*> counted(Id block) const;
   // Whether it lies in another one.
-  bool in_another(Id block) const { return other_.count(block); }
+  bool in_another(Id block) const;
 
  private:
   std::vector<CountedLoop> counted_;
-  std::set<Id> other_;
+  // What follows each block, with each counted loop unrolled.
+  std::map<Id, std::set<Id>> unrolled_;
 };
 
 }  // namespace virtual_xpu

@@ -10,6 +10,7 @@
 
 #include "opencl_layer.h"
 #include "spirv_builder.h"
+#include "xe2.h"
 
 namespace virtual_xpu {
 namespace {
@@ -75,7 +76,8 @@ Reads reads(const std::vector<uint32_t>& words) {
     in_function = in_function || code == op::kFunction;
     if (!in_function) return;
     out.sub_groups =
-        out.sub_groups || (code >= kGroupAll && code <= kGroupSMax) ||
+        out.sub_groups || code == kAsmCall ||
+        (code >= kGroupAll && code <= kGroupSMax) ||
         (code >= kGroupNonUniformElect && code <= kGroupNonUniformLogicalXor) ||
         (code >= kSubgroupShuffle && code <= kSubgroupImageBlockWrite);
     if (code == op::kLoad && out.variables.count(w[3])) {

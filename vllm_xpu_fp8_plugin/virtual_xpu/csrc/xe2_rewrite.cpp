@@ -13,6 +13,20 @@ namespace {
 // At one place of a kernel.
 constexpr uint32_t kMostPayloads = 256;
 
+// An assembly is of so many lanes, which the compiler for the CPU may not choose.
+void check_lanes(const std::vector<uint32_t>& words) {
+  constexpr uint32_t kExecutionMode = 16, kSubgroupSize = 35;
+  uint32_t lanes = 0;
+  each_instruction(words, 5, [&](uint32_t code, size_t i, uint32_t) {
+    const uint32_t* w = words.data() + i;
+    if (code == kExecutionMode && w[2] == kSubgroupSize) lanes = w[3];
+  });
+  if (lanes != visa::kLanes)
+    throw std::runtime_error(
+        "assembly in sub-groups of " +
+        (lanes ? std::to_string(lanes) + " lanes" : std::string("any size")));
+}
+
 class Rewriting {
  public:
   explicit Rewriting(Stripped stripped)
@@ -196,6 +210,7 @@ std::vector<uint32_t> Rewriting::run() {
 std::vector<uint32_t> rewrite_xe2(const std::vector<uint32_t>& words,
                                   std::string& missing) {
   try {
+    check_lanes(words);
     return Rewriting(strip_xe2(words)).run();
   } catch (const std::exception& e) {
     missing = std::string("it has no meaning for ") + e.what();
