@@ -19,8 +19,8 @@ _LIBRARIES = {
     "intel-opencl-rt": ("libOpenCL.so.1",),
     "intel-sycl-rt": ("libsycl.so.9",),
 }
-# LLVM's allocator of registers for unoptimised code, and no scheduling: kernels are no
-# slower, and long ones, those with an Intel GPU's instructions, compile in half the time.
+# LLVM's allocator of registers for unoptimised code, and no scheduling: no slower, and
+# long kernels, those with an Intel GPU's instructions, compile in half the time.
 _LLVM_OPTIONS = (
     "-regalloc=fast -optimize-regalloc=false -enable-misched=false -disable-post-ra"
 )
