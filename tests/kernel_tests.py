@@ -41,6 +41,7 @@ _NO_EXPERT = (
 )
 # (part of a path, part of a cause) -> why it is not the virtual XPU's.
 _WHY = {
+    ("flash_attn", "not compiled for this"): "the release has no such kernel",
     ("test_mla_decode", "DID NOT RAISE"): "the release's library has no such refusal",
     ("test_fp8_gemm", "assert (("): "the test's own check of the shapes it was given",
     ("test_fused_moe", "crashed"): _NO_EXPERT,
@@ -71,11 +72,7 @@ class Result(NamedTuple):
 def run_file(checkout: Path, file: Path, package: Path, compiled: bool) -> Result:
     """Run one test file; a test that crashes takes its worker process only."""
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        # PyTorch takes every core for a test, the kernels' compiler one.
-        workers = "auto" if compiled else "1"
-        pytest = ["python", "-m", "pytest", "-q", "-n", workers]
-        pytest += [f"--junit-xml={report}", "-p", "no:cacheprovider", str(file)]
+        pytest = ["python", "-m", "pytest", "-q", "-o", f"cache_dir={folder}/cache"]
         environ = {
             **os.environ,
             "PYTHONPATH": str(package),
@@ -85,26 +82,42 @@ def run_file(checkout: Path, file: Path, package: Path, compiled: bool) -> Resul
         }
         if compiled:
             environ["VLLM_XPU_FP8_VIRTUAL_OPS"] = "compiled"
-        command = [COMMAND, "run", "--", *pytest]
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(
-                command,
-                cwd=checkout,
-                env=environ,
-                capture_output=True,
-                timeout=_TIMEOUT,
-                check=False,
-            )
-        if not report.exists():
-            return Result(0, 1, 0, 0, Counter({f"not done in {_TIMEOUT} s": 1}))
-        return read_report(report)
+        runs = [["-n", "1"]]
+        if compiled:
+            # The kernels' compiler takes one core, PyTorch every core for a test. What
+            # fails side by side runs again by itself: tests share a device's memory.
+            runs = [["-n", "auto"], ["-n", "1", "--lf", "--lfnf=none"]]
+        reports = []
+        for flags in runs:
+            report = Path(folder) / f"{len(reports)}.xml"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(
+                    [
+                        *(COMMAND, "run", "--", *pytest, *flags),
+                        *(f"--junit-xml={report}", str(file)),
+                    ],
+                    cwd=checkout,
+                    env=environ,
+                    capture_output=True,
+                    timeout=_TIMEOUT,
+                    check=False,
+                )
+            if not report.exists():
+                return Result(0, 1, 0, 0, Counter({f"not done in {_TIMEOUT} s": 1}))
+            reports.append(report)
+        return read_reports(*reports)
 
 
-def read_report(report: Path) -> Result:
-    """Return the result that a JUnit file tells."""
+def read_reports(*reports: Path) -> Result:
+    """Return the result that JUnit files tell, of a test in several the last."""
     counts: Counter[str] = Counter()
     causes: Counter[str] = Counter()
-    for case in ET.parse(report).getroot().iter("testcase"):
+    cases = {
+        (case.get("classname"), case.get("name")): case
+        for report in reports
+        for case in ET.parse(report).getroot().iter("testcase")
+    }
+    for case in cases.values():
         bad = case.find("failure")
         bad = case.find("error") if bad is None else bad
         if bad is None:

@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from tests.kernel_tests import page, read_report, why
+from tests.kernel_tests import page, read_reports, why
 
 REPORT = """<testsuites><testsuite>
 <testcase name="a"/><testcase name="b"/><testcase name="c"><skipped/></testcase>
@@ -18,13 +18,21 @@ def test_a_report_is_counted(tmp_path: Path) -> None:
     """Catches a crash that is counted as not runnable, or not at all."""
     file = tmp_path / "report.xml"
     file.write_text(REPORT)
-    result = read_report(file)
+    result = read_reports(file)
     assert result[:4] == (2, 2, 1, 1)
     text = page({"0.1.14.1": {"tests/test_x.py": result}}, "4543b580fecca")
     assert "## 0.1.14.1: 2 passed, 2 failed, 1 not runnable" in text
     assert "| tests/test_x.py | 2 | 2 | 1 | 1 |" in text
     assert "commit 4543b58" in text
     assert "differs \\| much" in text
+
+
+def test_what_passes_when_run_again_has_passed(tmp_path: Path) -> None:
+    """Catches a test counted twice, or one that failed for its neighbour's memory."""
+    first, again = tmp_path / "0.xml", tmp_path / "1.xml"
+    first.write_text(REPORT)
+    again.write_text('<testsuites><testcase name="e"/></testsuites>')
+    assert read_reports(first, again)[:4] == (3, 1, 1, 1)
 
 
 def test_a_failure_that_is_not_the_devices_says_why() -> None:
