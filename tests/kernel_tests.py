@@ -41,7 +41,7 @@ _NO_EXPERT = (
 )
 # (part of a path, part of a cause) -> why it is not the virtual XPU's.
 _WHY = {
-    ("flash_attn", "not compiled for this"): "the release has no such kernel",
+    ("flash_attn", "not compiled for this"): "left out of the published build",
     ("test_mla_decode", "DID NOT RAISE"): "the release's library has no such refusal",
     ("test_fp8_gemm", "assert (("): "the test's own check of the shapes it was given",
     ("test_fused_moe", "crashed"): _NO_EXPERT,
