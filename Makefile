@@ -21,10 +21,10 @@ models: .venv/ready
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m models
 
 # A server under load, with clients and with bad input; then servers that break, of many
-# processes and of two hosts, three at a time: they wait more than they compute.
+# processes and of two hosts.
 soak: .venv/ready
 	$(BIN)/python -m tests.serving
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m soak tests/serving
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m soak tests/serving
 
 lint: .venv/ready
 	$(BIN)/ruff check .

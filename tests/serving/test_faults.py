@@ -3,22 +3,24 @@
 
 Each server answers before, with the plugin in each of its processes; what follows has a
 bound in time, no answer is wrong, no process is left, and the next server starts on the
-same port. test_workers.py has workers that end, test_processes.py servers that are data
-parallel, test_disk.py faults of files.
+same port. test_processes.py has data parallel servers, test_disk.py faults of files.
 """
 
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
 from tests.serving import faults, probe
 from tests.serving.faults import Load
-from tests.serving.server import TENSOR, Server, Start
+from tests.serving.server import Server, Start
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
+
+TENSOR = ("--tensor-parallel-size", "2")
 
 
 def leave(server: Server, times: int) -> None:
@@ -109,3 +111,28 @@ def test_engine_that_is_killed(start: Start) -> None:
             assert answer == pytest.approx(scores, abs=faults.TOLERANCE)
         assert "500" in load.failures
         assert set(load.failures) <= faults.ENDED
+
+
+@pytest.mark.parametrize("executor", ["mp", "ray"])
+def test_worker_that_is_killed_amid_a_request(executor: str, start: Start) -> None:
+    """Catches the other worker waiting for it without end, and the client with it.
+
+    Also a worker of Ray's without the plugin.
+    """
+    flags = (*TENSOR, "--distributed-executor-backend", executor)
+    with start(*flags, TESTS_SERVING_FAULT="slow:3") as server:
+        server.ready().scores()
+        probe.assert_active_in_each(server, 4)
+        probe.trigger(server.folder).touch()
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(server.ask, faults.END)
+            time.sleep(2)
+            victim = server.named("Worker_TP1" if executor == "mp" else "RayWorker")[-1]
+            victim.kill()
+            begun = time.monotonic()
+            response = asked.result()
+        waited = time.monotonic() - begun
+        print(f"worker killed, {executor}: {response.status_code} after {waited:.1f} s")
+        assert response.status_code == 500
+        within = faults.RAY_END if executor == "ray" else faults.END
+        faults.assert_ends_by(server, "died", 0, within)
