@@ -53,9 +53,9 @@ _REASONS: dict[str, str] = {
 def reason(name: str) -> str:
     """Return why a compiled op does not run in this process, "" if it does."""
     why = _REASONS.get(name, "")
-    if envs.VIRTUAL_OPS.get() != envs.COMPILED:
-        return why
-    return "" if why in (_SLOW, _LIMITED) else why
+    if why in (_SLOW, _LIMITED) and envs.VIRTUAL_OPS.get() == envs.COMPILED:
+        return ""
+    return why
 
 
 # Features that one work-group of the convolution before a GDN layer takes.
