@@ -6,24 +6,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "spirv_builder.h"
+
 namespace virtual_xpu {
 namespace {
-
-// SPIR-V 1.4, section 3.49: opcodes used here.
-enum Op : uint32_t {
-  kName = 5,
-  kMemberName = 6,
-  kEntryPoint = 15,
-  kExecutionMode = 16,
-  kCapability = 17,
-  kFunction = 54,
-  kFunctionEnd = 56,
-  kFunctionCall = 57,
-  kDecorate = 71,
-  kMemberDecorate = 72,
-  kExecutionModeId = 331,
-  kDecorateId = 332,
-};
 
 // Capabilities of extensions that only an Intel GPU has.
 const char* gpu_only(uint32_t capability) {
@@ -51,8 +37,8 @@ bool has_meaning(uint32_t capability) {
 
 // Whether an instruction within a function defines an id. Types and constants stand
 // before the first function.
-bool has_result(uint32_t op) {
-  switch (op) {
+bool has_result(uint32_t code) {
+  switch (code) {
     case 0:
     case 8:
     case 62:
@@ -99,9 +85,9 @@ void each(const uint32_t* words, size_t begin, size_t end, F visit) {
   }
 }
 
-bool is_annotation(uint32_t op) {
-  return op == kName || op == kMemberName || op == kDecorate || op == kMemberDecorate ||
-         op == kDecorateId;
+bool is_annotation(uint32_t code) {
+  return code == op::kName || code == op::kMemberName || code == op::kDecorate ||
+         code == op::kMemberDecorate || code == op::kDecorateId;
 }
 
 }  // namespace
@@ -141,29 +127,29 @@ Words find_spirv(const unsigned char* begin, const unsigned char* end) {
 Module::Module(Words words) : words_(words) {
   auto* w = words.begin;
   functions_begin_ = words.count;
-  each(w, 5, words.count, [&](uint32_t op, size_t i, uint32_t) {
-    if (op == kCapability && missing_.empty())
+  each(w, 5, words.count, [&](uint32_t code, size_t i, uint32_t) {
+    if (code == op::kCapability && missing_.empty())
       if (auto* name = gpu_only(w[i + 1])) missing_ = name;
-    if (op == kCapability && gpu_only(w[i + 1]))
+    if (code == op::kCapability && gpu_only(w[i + 1]))
       rewritable_ = rewritable_ && has_meaning(w[i + 1]);
-    if (op == kEntryPoint)
+    if (code == op::kEntryPoint)
       kernels_[reinterpret_cast<const char*>(w + i + 3)] = w[i + 2];
-    if (op == kFunction) {
+    if (code == op::kFunction) {
       functions_begin_ = std::min(functions_begin_, i);
       function_of_[w[i + 2]] = functions_.size();
       functions_.push_back({i, i, {}});
     }
     if (functions_.empty()) return;
     auto& function = functions_.back();
-    if (op == kFunctionEnd) function.end = i + 1;
-    if (op == kFunctionCall) function.calls.push_back(w[i + 3]);
-    if (has_result(op) && op != kFunctionEnd)
-      defined_in_[w[op == 248 ? i + 1 : i + 2]] = functions_.size() - 1;
+    if (code == op::kFunctionEnd) function.end = i + 1;
+    if (code == op::kFunctionCall) function.calls.push_back(w[i + 3]);
+    if (has_result(code) && code != op::kFunctionEnd)
+      defined_in_[w[code == op::kLabel ? i + 1 : i + 2]] = functions_.size() - 1;
   });
   // An id that is defined before the functions is none of theirs.
-  each(w, 5, functions_begin_, [&](uint32_t op, size_t i, uint32_t length) {
-    if (is_annotation(op) || op == kEntryPoint || op == kExecutionMode ||
-        op == kExecutionModeId)
+  each(w, 5, functions_begin_, [&](uint32_t code, size_t i, uint32_t length) {
+    if (is_annotation(code) || code == op::kEntryPoint || code == op::kExecutionMode ||
+        code == op::kExecutionModeId)
       return;
     for (uint32_t k = 1; k < length && k < 3; ++k) defined_in_.erase(w[i + k]);
   });
@@ -189,11 +175,11 @@ std::vector<uint32_t> Module::only(const std::string& kernel) const {
     return it != defined_in_.end() && !kept[it->second];
   };
   std::vector<uint32_t> out(w, w + 5);
-  each(w, 5, functions_begin_, [&](uint32_t op, size_t i, uint32_t length) {
-    if (op == kEntryPoint && w[i + 2] != entry->second) return;
-    bool other = op == kExecutionMode || op == kExecutionModeId;
+  each(w, 5, functions_begin_, [&](uint32_t code, size_t i, uint32_t length) {
+    if (code == op::kEntryPoint && w[i + 2] != entry->second) return;
+    bool other = code == op::kExecutionMode || code == op::kExecutionModeId;
     if (other && w[i + 1] != entry->second) return;
-    if (is_annotation(op) && gone(w[i + 1])) return;
+    if (is_annotation(code) && gone(w[i + 1])) return;
     out.insert(out.end(), w + i, w + i + length);
   });
   for (size_t i = 0; i < functions_.size(); ++i)

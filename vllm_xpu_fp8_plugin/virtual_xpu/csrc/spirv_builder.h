@@ -16,6 +16,11 @@ using Id = uint32_t;
 // Opcodes of SPIR-V 1.4, section 3.49, that are written or looked for here.
 namespace op {
 enum Code : uint32_t {
+  kName = 5,
+  kMemberName = 6,
+  kEntryPoint = 15,
+  kExecutionMode = 16,
+  kCapability = 17,
   kTypeVoid = 19,
   kTypeBool = 20,
   kTypeInt = 21,
@@ -34,6 +39,7 @@ enum Code : uint32_t {
   kLoad = 61,
   kStore = 62,
   kDecorate = 71,
+  kMemberDecorate = 72,
   kCompositeExtract = 81,
   kCompositeInsert = 82,
   kConvertFToU = 109,
@@ -82,8 +88,15 @@ enum Code : uint32_t {
   kReturn = 253,
   kReturnValue = 254,
   kGroupBroadcast = 263,
+  kExecutionModeId = 331,
+  kDecorateId = 332,
 };
 }  // namespace op
+
+// Execution modes, section 3.6.
+namespace mode {
+enum Mode : uint32_t { kLocalSize = 17, kSubgroupSize = 35 };
+}
 
 // Storage classes, and what `barrier` takes.
 enum Storage : uint32_t {

@@ -31,7 +31,6 @@ enum BuiltIn : uint32_t {
   kSubgroupLocalInvocationId = 41,
 };
 enum Code : uint32_t {
-  kExecutionMode = 16,
   kVectorShuffle = 79,
   kGroupAll = 261,
   kGroupSMax = 271,
@@ -40,7 +39,6 @@ enum Code : uint32_t {
   kSubgroupShuffle = 5571,
   kSubgroupImageBlockWrite = 5578,
 };
-constexpr uint32_t kLocalSizeMode = 17, kSubgroupSizeMode = 35;
 
 // What a kernel reads of the shape that it is launched with.
 struct Reads {
@@ -71,8 +69,8 @@ Reads reads(const std::vector<uint32_t>& words) {
   each_instruction(words, 5, [&](uint32_t code, size_t i, uint32_t length) {
     const uint32_t* w = words.data() + i;
     if (code == op::kDecorate && w[2] == 11) out.variables[w[1]] = w[3];
-    if (code == kExecutionMode && w[2] == kLocalSizeMode) out.fixed = true;
-    if (code == kExecutionMode && w[2] == kSubgroupSizeMode) out.sub_group = w[3];
+    if (code == op::kExecutionMode && w[2] == mode::kLocalSize) out.fixed = true;
+    if (code == op::kExecutionMode && w[2] == mode::kSubgroupSize) out.sub_group = w[3];
     in_function = in_function || code == op::kFunction;
     if (!in_function) return;
     out.sub_groups =
@@ -162,7 +160,8 @@ std::vector<uint32_t> counted_innermost(const std::vector<uint32_t>& words,
   each_instruction(words, 5, [&](uint32_t code, size_t i, uint32_t length) {
     const uint32_t* w = words.data() + i;
     size_t at = out.size();
-    if (code == kExecutionMode && w[2] == kSubgroupSizeMode && unused_size) return;
+    if (code == op::kExecutionMode && w[2] == mode::kSubgroupSize && unused_size)
+      return;
     out.insert(out.end(), w, w + length);
     if (code != op::kLoad || !dimension) return;
     auto variable = found.variables.find(w[3]);

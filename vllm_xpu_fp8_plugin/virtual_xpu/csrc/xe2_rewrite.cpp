@@ -15,11 +15,10 @@ constexpr uint32_t kMostPayloads = 256;
 
 // An assembly is of so many lanes, which the compiler for the CPU may not choose.
 void check_lanes(const std::vector<uint32_t>& words) {
-  constexpr uint32_t kExecutionMode = 16, kSubgroupSize = 35;
   uint32_t lanes = 0;
   each_instruction(words, 5, [&](uint32_t code, size_t i, uint32_t) {
     const uint32_t* w = words.data() + i;
-    if (code == kExecutionMode && w[2] == kSubgroupSize) lanes = w[3];
+    if (code == op::kExecutionMode && w[2] == mode::kSubgroupSize) lanes = w[3];
   });
   if (lanes != visa::kLanes)
     throw std::runtime_error(

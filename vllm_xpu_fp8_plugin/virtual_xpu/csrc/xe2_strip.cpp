@@ -10,9 +10,7 @@ namespace {
 
 // SPV_INTEL_inline_assembly, SPV_INTEL_split_barrier and others.
 enum Code : uint32_t {
-  kName = 5,
   kExtension = 10,
-  kCapability = 17,
   kLinkageAttributes = 41,
   kAsmTarget = 5609,
   kAsm = 5610,
@@ -37,7 +35,7 @@ constexpr uint32_t kUsed[] = {
 
 bool dropped(uint32_t code, const uint32_t* w) {
   // Inline assembly, vectors of any length (which the compiler takes), split barriers.
-  if (code == kCapability) return w[1] == 5606 || w[1] == 5619 || w[1] == 6141;
+  if (code == op::kCapability) return w[1] == 5606 || w[1] == 5619 || w[1] == 6141;
   if (code != kExtension) return code == kAsm || code == kAsmTarget;
   for (auto* name : {"SPV_INTEL_inline_assembly", "SPV_INTEL_vector_compute",
                      "SPV_INTEL_split_barrier"})
@@ -71,13 +69,13 @@ Stripped strip_xe2(const std::vector<uint32_t>& words) {
         if (function.first == w[2]) function.second = w[4];
   });
   out.words.assign(words.begin(), words.begin() + 5);
-  for (auto capability : kUsed) put(out.words, kCapability, {capability});
+  for (auto capability : kUsed) put(out.words, op::kCapability, {capability});
   bool skipping = false;
   each_instruction(words, 5, [&](uint32_t code, size_t i, uint32_t length) {
     const uint32_t* w = words.data() + i;
     if (code == op::kFunction && gone.count(w[2])) skipping = true;
     bool drop = skipping || dropped(code, w) || code == kBarrierArrive ||
-                ((code == op::kDecorate || code == kName) && gone.count(w[1]));
+                ((code == op::kDecorate || code == op::kName) && gone.count(w[1]));
     if (code == op::kFunctionEnd) skipping = false;
     if (drop) return;
     out.words.insert(out.words.end(), w, w + length);
