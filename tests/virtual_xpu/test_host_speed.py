@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """vllm_xpu_fp8_plugin.virtual_xpu.host_speed."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -59,7 +60,22 @@ def test_only_what_vllm_has_set_is_taken_back(monkeypatch: pytest.MonkeyPatch) -
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [(700, 50_000), (0, 0), (100_000, 100_000)]
+)
+def test_a_users_rarer_collection_is_kept(before: int, after: int) -> None:
+    """Catches one that is turned on again, or made more frequent."""
+    was = gc.get_threshold()
+    try:
+        gc.set_threshold(before, 7, 8)
+        host_speed.collect_less_often()
+        assert gc.get_threshold() == (after, 7, 8)
+    finally:
+        gc.set_threshold(*was)
+
+
 _VLLM_PROCESS = """
+import gc
 import sys
 
 started = []
@@ -73,12 +89,16 @@ sys.addaudithook(note)
 import vllm.model_executor.layers.quantization.utils.humming
 import humming
 
-print([command for command in started if "humming" in str(command)])
+builds = [command for command in started if "humming" in str(command)]
+print(builds, gc.get_threshold()[0])
 """
 
 
-def test_no_process_of_vllm_starts_others_that_look_for_cuda() -> None:
-    """Catches two more imports of torch for each process of a server, for nothing."""
+def test_a_process_of_vllm_starts_no_others_and_collects_less_often() -> None:
+    """Catches two more imports of torch for each, for nothing, and 1.2 s of collecting.
+
+    The processes look for CUDA.
+    """
     pytest.importorskip("humming")
     ours = "HUMMING_DISABLE_PARALLEL_BUILD"
     done = subprocess.run(
@@ -88,4 +108,4 @@ def test_no_process_of_vllm_starts_others_that_look_for_cuda() -> None:
         text=True,
         timeout=300,
     )
-    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1:] == ["[] 50000"], done.stderr[-2000:]
