@@ -2,7 +2,6 @@
 """The plugin's platform on a virtual XPU, with what a CPU's speed and memory need."""
 
 import functools
-import gc
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -59,7 +58,7 @@ class VirtualXPUPlatform(XPUFp8Platform):
     def check_and_update_config(cls, vllm_config: "VllmConfig") -> None:
         """Adjust the engine's configuration as upstream, and bound the KV cache."""
         super().check_and_update_config(vllm_config)
-        _keep_what_was_imported()
+        host_speed.keep_what_was_imported()
         cache_config = vllm_config.cache_config
         if cache_config is not None and not cache_config.kv_cache_memory_bytes:
             cache_config.kv_cache_memory_bytes = _KV_CACHE_BYTES
@@ -73,21 +72,12 @@ class VirtualXPUPlatform(XPUFp8Platform):
     def get_attn_backend_cls(cls, *args: Any, **kwargs: Any) -> str:
         """Return upstream's or the plugin's backend, as the plugin's platform does."""
         # Every process that loads a model comes here first.
-        _keep_what_was_imported()
+        host_speed.keep_what_was_imported()
         host_speed.use_every_core()
         host_speed.use_float32_products()
         _skip_warm_up()
         _profile_few_tokens()
         return super().get_attn_backend_cls(*args, **kwargs)
-
-
-@functools.cache
-def _keep_what_was_imported() -> None:
-    """Leave imported modules out of garbage collection, as vLLM does once it is up.
-
-    It collects a dozen times before, which takes 2.5 s of CPU time.
-    """
-    gc.freeze()
 
 
 def _skip_warm_up() -> None:
