@@ -14,7 +14,8 @@ rerank: .venv/ready
 test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder \
 		-m "not alone and not models and not soak"
-	$(BIN)/python -m pytest -q -m alone
+	# Only what has such tests is imported.
+	$(BIN)/python -m pytest -q -m alone $$(grep -rl --include='*.py' 'mark\.alone' tests)
 
 # Architectures and formats beyond those of `make test`, an engine each.
 models: .venv/ready

@@ -95,4 +95,4 @@ def test_fp8_keeps_up_with_transformers() -> None:
             for kind, bar in bars.items()
         )
 
-    assert_once(holds, "throughput", "--texts", "192", "--rounds", "2")
+    assert_once(holds, "throughput", "--texts", "96", "--rounds", "2")
