@@ -11,10 +11,10 @@ KERNELS := 0.1.14.1
 rerank: .venv/ready
 	@$(BIN)/python examples/rerank.py
 
+# Those that run alone are in few modules, and only these are imported for them.
 test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder \
 		-m "not alone and not models and not soak"
-	# Only what has such tests is imported.
 	$(BIN)/python -m pytest -q -m alone $$(grep -rl --include='*.py' 'mark\.alone' tests)
 
 # Architectures and formats beyond those of `make test`, an engine each.

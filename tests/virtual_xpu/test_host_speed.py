@@ -74,6 +74,19 @@ def test_a_users_rarer_collection_is_kept(before: int, after: int) -> None:
         gc.set_threshold(*was)
 
 
+@pytest.mark.parametrize("since", [0, 9_000])
+def test_a_collection_that_was_set_since_is_kept(since: int) -> None:
+    """Catches the import's end, which would take it for its own."""
+    was = gc.get_threshold()
+    try:
+        gc.set_threshold(since, 7, 8)
+        host_speed.keep_what_was_imported.__wrapped__()
+        assert gc.get_threshold() == (since, 7, 8)
+    finally:
+        gc.set_threshold(*was)
+        gc.unfreeze()
+
+
 _VLLM_PROCESS = """
 import gc
 import sys

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from vllm_xpu_fp8_plugin.reference.weights import linear
 
-# New objects before Python looks for garbage among them, while vLLM is imported, and
-# what holds before and after.
-_OBJECTS = 50_000
-_THRESHOLDS = gc.get_threshold()
+# New objects before Python looks for garbage among them: while vLLM is imported, and
+# before and after.
+_OBJECTS, _BEFORE = 50_000, gc.get_threshold()[0]
 # Tells vLLM's own setting of OMP_NUM_THREADS from a user's.
 _SET_BY_VLLM = "VLLM_OMP_NUM_THREADS_SET_BY_VLLM"
 
@@ -45,7 +44,9 @@ def keep_what_was_imported() -> None:
     2.5 s of CPU time.
     """
     gc.freeze()
-    gc.set_threshold(*_THRESHOLDS)
+    # Not where somebody has set another since.
+    if gc.get_threshold()[0] == _OBJECTS:
+        gc.set_threshold(_BEFORE)
 
 
 def use_every_core() -> None:
