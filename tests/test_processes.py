@@ -162,3 +162,26 @@ def test_doctor_runs_nothing_of_the_folder_it_is_started_in(
     assert stranger.has_run() == []
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"finding": "vLLM resolves VirtualXPUPlatform"' in done.stdout
+
+
+_END = """
+import atexit
+from vllm_xpu_fp8_plugin import processes
+
+class Kept:
+    def __del__(self):
+        print("taken apart")
+
+kept = Kept()
+atexit.register(print, "registered")
+print("answer")
+processes.end(3)
+"""
+
+
+def test_a_process_ends_with_what_is_registered_and_no_more() -> None:
+    """Catches workers that are left, a lost answer, and 2 s of taking vLLM apart."""
+    done = subprocess.run(
+        [sys.executable, "-c", _END], capture_output=True, text=True, timeout=240
+    )
+    assert (done.returncode, done.stdout) == (3, "answer\nregistered\n"), done.stderr

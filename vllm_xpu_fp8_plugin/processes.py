@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts modules in processes that take no code from the current directory.
+"""Starts modules in processes that take no code from the current directory; ends them.
 
 ``python -m`` puts the current directory first on `sys.path`: in the folder of a
 downloaded model, or in a checkout of vLLM, modules that lie there would run in place
 of the installed ones.
 """
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 # What `-m` does, without the '' that `-c` has put on the path. `sys` is built in:
 # nothing is looked for before.
@@ -75,3 +78,23 @@ def absolute(flags: Sequence[str]) -> list[str]:
             value = os.path.abspath(value)
         done.append(f"{start}{equals}{value}")
     return done
+
+
+def collect_less_often() -> None:
+    """Have Python look for garbage after 50,000 new objects in place of 700.
+
+    vLLM's imports make 700,000 that stay, and looking through these again and again is
+    a tenth of them. For a process that ends with its answer.
+    """
+    gc.set_threshold(50_000)
+
+
+def end(status: int) -> NoReturn:
+    """End this process, with all that is registered for its end.
+
+    Python would first take apart each object that vLLM's imports have made, for 2 s.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

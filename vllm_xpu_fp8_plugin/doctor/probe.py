@@ -228,6 +228,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _main(name: str, argument: Any) -> None:
+    processes.collect_less_often()
     answer: dict[str, Any] = {}
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "platform": _platform,
@@ -241,7 +242,8 @@ def _main(name: str, argument: Any) -> None:
             answer[part] = parts[part]()
         except BaseException as e:
             answer[part] = {"error": _describe(e)}
-    print(f"\n{_MARK}{json.dumps(answer)}", flush=True)
+    print(f"\n{_MARK}{json.dumps(answer)}")
+    processes.end(0)
 
 
 EMULATE = {envs.PLUGIN.name: envs.EMULATE, "VLLM_PLUGINS": "xpu_fp8"}

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_xpu_fp8_plugin import processes
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -76,21 +78,23 @@ def main(measure: Callable[[Result, Progress], Result]) -> None:
     """
     request_path, result_path, descriptor = sys.argv[1:]
     _end_with_the_parent()
+    processes.collect_less_often()
     progress = Progress(int(descriptor))
     progress.stage("starting")
     try:
         result = measure(json.loads(Path(request_path).read_text()), progress)
     except CannotRunError as e:
         print(f"\n{e}", file=sys.stderr)
-        raise SystemExit(CANNOT_RUN) from None
+        processes.end(CANNOT_RUN)
     except Exception as e:
         traceback.print_exc()
         # The last line is what a user reads first.
         print(f"\n{type(e).__name__}: {e}", file=sys.stderr)
-        raise SystemExit(1) from None
+        processes.end(1)
     partial = Path(f"{result_path}.partial")
     partial.write_text(json.dumps(result))
     partial.replace(result_path)
+    processes.end(0)
 
 
 def _end_with_the_parent() -> None:
