@@ -45,6 +45,11 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(700)
 
 
+def pytest_unconfigure() -> None:
+    """Have nanobind find nothing that it would call a leak."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def minilm() -> str:
     """Return the folder of a real model, all-MiniLM-L6-v2."""
