@@ -17,9 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-NEW_TOKENS = 32
-
-
 Work = Callable[[list[Any]], Any]
 
 

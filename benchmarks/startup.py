@@ -43,7 +43,8 @@ for line in sys.stdin:
         elapsed = time.perf_counter() - start
         print(elapsed * 1e3, "{NAME}" in sys.modules, flush=True)
         os._exit(0)
-    os.wait()
+    if os.wait()[1]:
+        sys.exit(1)
 """
 
 

@@ -30,7 +30,7 @@ print("DEVICE", current_platform.device_type, current_platform.is_xpu())
 # Forks a process for each line, which goes on below as a script of its own would. What
 # vLLM imports before it asks for the platform takes 6 s.
 SERVER = """
-import json, os, sys
+import json, os, signal, sys
 import torch, vllm.logger, vllm.platforms
 assert vars(vllm.platforms).get("_current_platform") is None
 for line in sys.stdin:
@@ -39,6 +39,7 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 else:
     os._exit(0)
+signal.alarm(240)
 request = json.loads(line)
 for descriptor, name in enumerate(request["files"]):
     os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), descriptor)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """vllm_xpu_fp8_plugin.processes: nothing of the current directory runs."""
 
+import gc
 import json
 import os
 import subprocess
@@ -185,3 +186,17 @@ def test_a_process_ends_with_what_is_registered_and_no_more() -> None:
         [sys.executable, "-c", _END], capture_output=True, text=True, timeout=240
     )
     assert (done.returncode, done.stdout) == (3, "answer\nregistered\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(700, 50_000), (0, 0), (100_000, 100_000)]
+)
+def test_a_users_rarer_collection_is_kept(before: int, after: int) -> None:
+    """Catches one that is turned on again, or made more frequent."""
+    was = gc.get_threshold()
+    try:
+        gc.set_threshold(before, 7, 8)
+        processes.collect_less_often()
+        assert gc.get_threshold() == (after, 7, 8)
+    finally:
+        gc.set_threshold(*was)

@@ -60,20 +60,6 @@ def test_only_what_vllm_has_set_is_taken_back(monkeypatch: pytest.MonkeyPatch) -
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(
-    ("before", "after"), [(700, 50_000), (0, 0), (100_000, 100_000)]
-)
-def test_a_users_rarer_collection_is_kept(before: int, after: int) -> None:
-    """Catches one that is turned on again, or made more frequent."""
-    was = gc.get_threshold()
-    try:
-        gc.set_threshold(before, 7, 8)
-        host_speed.collect_less_often()
-        assert gc.get_threshold() == (after, 7, 8)
-    finally:
-        gc.set_threshold(*was)
-
-
 @pytest.mark.parametrize("since", [0, 9_000])
 def test_a_collection_that_was_set_since_is_kept(since: int) -> None:
     """Catches the import's end, which would take it for its own."""

@@ -8,11 +8,11 @@ import os
 import torch
 from torch import Tensor
 
+from vllm_xpu_fp8_plugin import processes
 from vllm_xpu_fp8_plugin.reference.weights import linear
 
-# New objects before Python looks for garbage among them: while vLLM is imported, and
-# before and after.
-_OBJECTS, _BEFORE = 50_000, gc.get_threshold()[0]
+# New objects before Python looks for garbage, before and after vLLM is imported.
+_BEFORE = gc.get_threshold()[0]
 # Tells vLLM's own setting of OMP_NUM_THREADS from a user's.
 _SET_BY_VLLM = "VLLM_OMP_NUM_THREADS_SET_BY_VLLM"
 
@@ -26,16 +26,6 @@ def leave_out_cuda_builds() -> None:
     os.environ.setdefault("HUMMING_DISABLE_PARALLEL_BUILD", "1")
 
 
-def collect_less_often() -> None:
-    """Have Python look for garbage after 50,000 new objects in place of 700.
-
-    vLLM's imports make 700,000 that stay: 1.2 s of CPU time in each of its processes.
-    Who has turned collection off, or made it rarer still, keeps that.
-    """
-    if 0 < gc.get_threshold()[0] < _OBJECTS:
-        gc.set_threshold(_OBJECTS)
-
-
 @functools.cache
 def keep_what_was_imported() -> None:
     """Leave imported modules out of garbage collection, which is then as it was before.
@@ -45,7 +35,7 @@ def keep_what_was_imported() -> None:
     """
     gc.freeze()
     # Not where somebody has set another since.
-    if gc.get_threshold()[0] == _OBJECTS:
+    if gc.get_threshold()[0] == processes.OBJECTS:
         gc.set_threshold(_BEFORE)
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from vllm_xpu_fp8_plugin import virtual_xpu
+from vllm_xpu_fp8_plugin import processes, virtual_xpu
 from vllm_xpu_fp8_plugin.platform import XPUFp8Platform
 from vllm_xpu_fp8_plugin.virtual_xpu import host_speed
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 virtual_xpu.enable()
 # Before vLLM imports most of itself, its quantisations among it.
-host_speed.collect_less_often()
+processes.collect_less_often()
 host_speed.leave_out_cuda_builds()
 
 # vLLM would fill nine tenths of the device's memory at start, which is the host's.
