@@ -2,10 +2,9 @@
 """An arm of ``throughput.py``, a process: ``arm.py ENGINE MODEL INPUTS TOKENS``.
 
 ENGINE is ``transformers`` or the arguments of ``vllm.LLM`` as JSON; INPUTS is a JSON
-file: texts to embed, or prompts of token ids to continue by TOKENS. When ready, with
-the work done once, it prints the seconds until the engine was there. For each line on
-stdin, which names such a file, it then does the work once and prints the seconds it
-took.
+file: texts to embed, or prompts of token ids to continue by TOKENS. When the engine is
+there, it prints the seconds that took. For each line on stdin, which names such a file,
+it then does the work once and prints the seconds it took.
 """
 
 import importlib
@@ -70,7 +69,7 @@ def transformers_arm(model: str, embeds: bool, tokens: int) -> Work:
 
 
 def main() -> None:
-    """Make the engine, do the work once to warm up, then once for each line."""
+    """Make the engine, and do the work once for each line."""
     engine, model, path, tokens = sys.argv[1:]
     # vLLM logs to stdout; only seconds belong there.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -84,14 +83,14 @@ def main() -> None:
         work = transformers_arm(model, embeds, int(tokens))
     else:
         work = vllm_arm(model, embeds, int(tokens), json.loads(engine))
-    startup = time.perf_counter() - start
-    work(inputs)
-    print(startup, file=answers)
+    print(time.perf_counter() - start, file=answers)
     for line in sys.stdin:
         inputs = json.loads(Path(line.strip()).read_text())
         start = time.perf_counter()
         work(inputs)
         print(time.perf_counter() - start, file=answers)
+    # Python would take apart for seconds what vLLM's imports have made.
+    os._exit(0)
 
 
 if __name__ == "__main__":

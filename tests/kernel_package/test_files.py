@@ -102,7 +102,6 @@ def test_python_layer_does_what_its_source_says(version: str) -> None:
     assert bool(received) == (layer.query_descale != REFUSED)
 
 
-@pytest.mark.alone
 def test_a_wheel_is_read_within_five_seconds_and_200_mb() -> None:
     """Catches a wheel that is unpacked whole: this one has 780 MB."""
     code = """

@@ -40,7 +40,6 @@ def encoder(lengths: list[int]) -> Callable[[], object]:
     )
 
 
-@pytest.mark.alone
 def test_attention_time_follows_the_lengths_and_not_the_longest() -> None:
     """Catches padding: short sequences that cost as much as the longest."""
 
@@ -53,7 +52,6 @@ def test_attention_time_follows_the_lengths_and_not_the_longest() -> None:
     assert any(holds() for _ in range(3))
 
 
-@pytest.mark.alone
 def test_attention_time_is_linear_in_the_number_of_sequences() -> None:
     """Catches one product over all sequences, masked where they differ."""
 

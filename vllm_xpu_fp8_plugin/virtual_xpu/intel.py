@@ -5,6 +5,7 @@ import ctypes
 import hashlib
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -19,9 +20,10 @@ _LIBRARIES = {
     "intel-opencl-rt": ("libOpenCL.so.1",),
     "intel-sycl-rt": ("libsycl.so.9",),
 }
-# LLVM's allocator of registers for unoptimised code, and no scheduling: no slower, and
-# long kernels, those with an Intel GPU's instructions, compile in half the time.
-_LLVM_OPTIONS = (
+# LLVM's allocator of registers for unoptimised code, and no scheduling: long kernels,
+# those with an Intel GPU's instructions, compile in half the time. Others gain nothing
+# by it, and run two to three times slower.
+_COMPILES_QUICKLY = (
     "-regalloc=fast -optimize-regalloc=false -enable-misched=false -disable-post-ra"
 )
 _INSTALL = "pip install 'vllm-xpu-fp8-plugin[emulation]'"
@@ -46,32 +48,52 @@ class IntelRuntime:
         """Return the path of a library."""
         return self.paths[name]
 
-    def load(self, cache: Path, layer: Path) -> None:
+    def load(self, cache: Path, layer: Path, long_kernels: bool) -> None:
         """Load them into this process, and have them run on the CPU device.
 
         Args:
             cache: Folder for kernels that are compiled when first called.
             layer: The library that sees launches of kernels.
+            long_kernels: Whether those with an Intel GPU's instructions run.
 
         """
+        os.environ.update(self.settings(cache, layer, long_kernels, os.environ))
+        for names in _LIBRARIES.values():
+            for name in names:
+                mode = ctypes.RTLD_GLOBAL if name == "libOpenCL.so.1" else 0
+                ctypes.CDLL(str(self.library(name)), mode)
+
+    def settings(
+        self, cache: Path, layer: Path, long_kernels: bool, given: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Return the variables that the libraries go by, beside those `given`.
+
+        What a user gave stays as it is. What was inherited of a process with kernels of
+        the other kind does not: the runtime finds a kernel again by its code alone,
+        whatever it was compiled with.
+        """
+        folder = f"{processor()}-{'long' if long_kernels else 'short'}"
         settings = {
             # The wheel's .icd file names a path of the machine that it was built on.
             "OCL_ICD_FILENAMES": str(self.library("libintelocl.so")),
             # Level Zero would be asked for a GPU first.
             "ONEAPI_DEVICE_SELECTOR": "opencl:cpu",
-            "CL_CONFIG_LLVM_OPTIONS": _LLVM_OPTIONS,
+            "CL_CONFIG_LLVM_OPTIONS": _COMPILES_QUICKLY if long_kernels else "",
             "SYCL_CACHE_PERSISTENT": "1",
-            "SYCL_CACHE_DIR": str(cache / processor()),
+            "SYCL_CACHE_DIR": str(cache / folder),
         }
-        os.environ.update({k: v for k, v in settings.items() if k not in os.environ})
+        ours = {
+            "CL_CONFIG_LLVM_OPTIONS": _COMPILES_QUICKLY,
+            "SYCL_CACHE_DIR": str(cache),
+        }
+        for name in settings:
+            value = given.get(name, "")
+            if value and not (name in ours and value.startswith(ours[name])):
+                settings[name] = value
         # Another build's may be inherited.
-        layers = os.environ.get("OPENCL_LAYERS", "").split(":")
+        layers = given.get("OPENCL_LAYERS", "").split(":")
         others = [path for path in layers if path and Path(path).name != layer.name]
-        os.environ["OPENCL_LAYERS"] = ":".join([str(layer), *others])
-        for names in _LIBRARIES.values():
-            for name in names:
-                mode = ctypes.RTLD_GLOBAL if name == "libOpenCL.so.1" else 0
-                ctypes.CDLL(str(self.library(name)), mode)
+        return {**settings, "OPENCL_LAYERS": ":".join([str(layer), *others])}
 
 
 def processor() -> str:

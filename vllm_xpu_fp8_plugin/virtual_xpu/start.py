@@ -89,7 +89,8 @@ def _load(
     try:
         if runtime:
             layer = folder / "libvirtual_xpu_layer.so"
-            runtime.load(build.cache_folder() / "kernels", layer)
+            kernels = build.cache_folder() / "kernels"
+            runtime.load(kernels, layer, envs.VIRTUAL_OPS.get() == envs.COMPILED)
         device = ctypes.CDLL(str(folder / "libvirtual_xpu.so"), ctypes.RTLD_GLOBAL)
         if runtime:
             # These are what the kernel package's libraries find by name.
