@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
+ON_A_CORE = {"encoder_dispatch": (), "startup": ("--rounds", "20")}
 
 
 def benchmark(name: str, *arguments: str) -> dict[str, Any]:
@@ -31,33 +34,51 @@ def benchmark(name: str, *arguments: str) -> dict[str, Any]:
 
 
 def assert_once(
-    holds: Callable[[dict[str, Any]], bool], name: str, *arguments: str
+    holds: Callable[[dict[str, Any]], bool],
+    name: str,
+    *arguments: str,
+    first: dict[str, Any] | None = None,
 ) -> None:
-    """Fail unless one of a few runs of a benchmark is as it should be.
+    """Fail unless one of a few runs of a benchmark, or the first, is as it should be.
 
     Some are slow as a whole: the machine's other users take their share, and what
     they take is never negative.
     """
-    found: list[dict[str, Any]] = []
-    for _ in range(4):
+    found = [first] if first else []
+    while not (found and holds(found[-1])):
+        if len(found) == 4:
+            pytest.fail(f"{name} took too long each time: {found}")
         found.append(benchmark(name, *arguments))
-        if holds(found[-1]):
-            return
-    pytest.fail(f"{name} took too long each time: {found}")
 
 
-def test_encoder_dispatch_is_at_least_eight_times_cheaper() -> None:
+@pytest.fixture(scope="module")
+def side_by_side() -> dict[str, dict[str, Any]]:
+    """Run the benchmarks that take one core."""
+    with ThreadPoolExecutor() as pool:
+        runs = {
+            name: pool.submit(benchmark, name, *ON_A_CORE[name]) for name in ON_A_CORE
+        }
+        return {name: run.result() for name, run in runs.items()}
+
+
+def test_encoder_dispatch_is_at_least_eight_times_cheaper(
+    side_by_side: dict[str, dict[str, Any]],
+) -> None:
     """Catches host work that creeps into the encoder's hot path."""
-    assert_once(lambda found: found["ratio"] >= 8, "encoder_dispatch")
+    name = "encoder_dispatch"
+    assert_once(lambda found: found["ratio"] >= 8, name, first=side_by_side[name])
 
 
-def test_off_costs_less_than_a_millisecond() -> None:
+def test_off_costs_less_than_a_millisecond(
+    side_by_side: dict[str, dict[str, Any]],
+) -> None:
     """Catches imports or work in every vLLM process of a user who has it off."""
 
     def holds(found: dict[str, Any]) -> bool:
         return bool(found["register_off_ms"] < 1 and found["ratio"] < 1.1)
 
-    assert_once(holds, "startup", "--rounds", "20")
+    name = "startup"
+    assert_once(holds, name, *ON_A_CORE[name], first=side_by_side[name])
 
 
 def test_a_call_costs_microseconds_more_on_the_virtual_gpu() -> None:
@@ -91,6 +112,6 @@ def test_fp8_keeps_up_with_transformers(kind: str, bar: float) -> None:
             ratios["ratio_to_transformers_fp32"] >= bar and in_pytorch >= 1 / 1.3
         )
 
-    size = ("--texts", "96") if kind == "encoder" else ("--tokens", "12")
+    size = ("--texts", "64") if kind == "encoder" else ("--tokens", "12")
     arguments = ("--only", kind, *size, "--rounds", "2", "--arms", *arms)
     assert_once(holds, "throughput", *arguments)

@@ -32,20 +32,9 @@ def copy_of(package: Path, files: list[str], folder: Path) -> Path:
             path = relative / entry.name
             if path in own:
                 (folder / path).write_text(entry.read_text())
-            elif entry.name == "__pycache__":
-                _link_byte_code(entry, folder / path, own)
-            elif path not in folders:
+            elif path not in folders and entry.name != "__pycache__":
                 (folder / path).symlink_to(entry)
     return folder
-
-
-def _link_byte_code(real: Path, copy: Path, own: set[Path]) -> None:
-    """Link the byte code of a folder's modules, but of its changed ones."""
-    changed = {path.stem for path in own}
-    copy.mkdir()
-    for entry in real.iterdir():
-        if entry.name.partition(".")[0] not in changed:
-            (copy / entry.name).symlink_to(entry)
 
 
 def apply(patch: Path, folder: Path, *, reverse: bool = False) -> None:

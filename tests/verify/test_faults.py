@@ -74,8 +74,8 @@ def test_faults_of_a_decoder_are_seen() -> None:
     request = {
         "model": real_model("smollm2"),
         "flags": ["--max-model-len", "140", "--quantization", "fp8"],
-        "data": {"rankings": [], "texts": [], "prompts": builtin().prompts[:4]},
-        "max_tokens": 8,
+        "data": {"rankings": [], "texts": [], "prompts": builtin().prompts[:3]},
+        "max_tokens": 6,
         "sweep": [1, 65],
     }
     reference = run_arm(request, "reference")[""]
