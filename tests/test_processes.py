@@ -14,8 +14,6 @@ import pytest
 from tests.stranger import Stranger
 from vllm_xpu_fp8_plugin import processes
 
-SCRIPT = Path(sys.executable).parent / "vllm-xpu-fp8"
-
 
 @pytest.fixture
 def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stranger:
@@ -134,25 +132,25 @@ def test_paths_among_vllms_flags_become_absolute(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("old", [False, True])
-def test_doctor_runs_nothing_of_the_folder_it_is_started_in(
-    old: bool, stranger: Stranger, minilm: str
+def test_on_python_3_10_doctor_runs_nothing_of_the_folder_it_is_started_in(
+    stranger: Stranger, minilm: str
 ) -> None:
-    """Catches a stranger's module that runs, and a checkout of vLLM taken for it."""
+    """Catches a stranger's module that runs, and a checkout of vLLM taken for it.
+
+    On later ones PYTHONSAFEPATH protects as well: see tests/test_terminal.py.
+    """
     env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM")}
-    command = [str(SCRIPT), "doctor", "--json", "--model", minilm]
-    if old:
-        # As on Python 3.10, with that of PYTHONSAFEPATH which `environment` sets.
-        code = (
-            "import sys; sys.path[:] = filter(None, sys.path); "
-            "from types import SimpleNamespace as N; "
-            "from vllm_xpu_fp8_plugin import cli, processes as p; "
-            "p.sys = N(version_info=(3, 10), executable=sys.executable); "
-            "e = p.environment; "
-            "p.environment = lambda c=None: e({**(c or {}), 'PYTHONSAFEPATH': ''}); "
-            "sys.exit(cli.main())"
-        )
-        command = [sys.executable, "-c", code, *command[1:]]
+    # With that of PYTHONSAFEPATH which `environment` sets.
+    code = (
+        "import sys; sys.path[:] = filter(None, sys.path); "
+        "from types import SimpleNamespace as N; "
+        "from vllm_xpu_fp8_plugin import cli, processes as p; "
+        "p.sys = N(version_info=(3, 10), executable=sys.executable); "
+        "e = p.environment; "
+        "p.environment = lambda c=None: e({**(c or {}), 'PYTHONSAFEPATH': ''}); "
+        "sys.exit(cli.main())"
+    )
+    command = [sys.executable, "-c", code, "doctor", "--json", "--model", minilm]
     done = subprocess.run(
         command,
         env={**env, "VLLM_XPU_FP8_PLUGIN": "emulate"},

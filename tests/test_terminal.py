@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.stranger import Stranger
 from vllm_xpu_fp8_plugin.cli import doctor, main
 from vllm_xpu_fp8_plugin.terminal import on_a_line, printable
 
@@ -58,15 +59,31 @@ def config(folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_a_models_texts_are_shown_by_doctor(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_strangers_texts_are_shown_by_doctor_and_modules_left_alone(
+    tmp_path: Path,
 ) -> None:
-    """Catches an escape sequence, markup or a new line of a config.json."""
-    folder = config(tmp_path / "\x1b[31m[bold]m\nok")
-    assert main(["doctor", "--model", folder]) == 1
-    printed = capsys.readouterr().out
+    """Catches an escape sequence, markup or a new line of a config.json.
+
+    And code that lies in the folder that the command is started in.
+    """
+    stranger = Stranger(tmp_path / "stranger")
+    folder = config(stranger.folder / "\x1b[31m[bold]m\nok")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM")}
+    done = subprocess.run(
+        [SCRIPT, "doctor", "--model", folder],
+        cwd=stranger.folder,
+        env={**env, "VLLM_XPU_FP8_PLUGIN": "emulate"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert stranger.has_run() == []
+    assert done.returncode == 1, done.stderr
+    printed = done.stdout
     assert not set(map(unicodedata.category, printed.replace("\n", ""))) & {"Cc", "Cf"}
-    assert " ".join(SHOWN.split()) in " ".join(printed.split())
+    words = " ".join(printed.split())
+    assert " ".join(SHOWN.split()) in words
+    assert "vLLM resolves VirtualXPUPlatform" in words
     assert "[bold]m\\nok" in printed
     assert "\nok\n" not in printed
 
